@@ -1,0 +1,1 @@
+"""What the networks are: torch only, nothing here imports nnU-Net."""

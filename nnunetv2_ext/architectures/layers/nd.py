@@ -1,0 +1,38 @@
+"""torch's layers by dimension, so that a network is written once for 2D and 3D."""
+
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ["batch_norm", "channel_dropout", "conv", "conv_transpose", "instance_norm"]
+
+
+def _pick(spatial_dims: int, in_2d: type[nn.Module], in_3d: type[nn.Module]) -> type[nn.Module]:
+    if spatial_dims not in (2, 3):
+        raise ValueError(f"spatial_dims is {spatial_dims}; only 2 and 3 exist.")
+    return in_2d if spatial_dims == 2 else in_3d
+
+
+def conv(spatial_dims: int) -> type[nn.Module]:
+    """Give the convolution class of a dimension."""
+    return _pick(spatial_dims, nn.Conv2d, nn.Conv3d)
+
+
+def conv_transpose(spatial_dims: int) -> type[nn.Module]:
+    """Give the transposed convolution class of a dimension."""
+    return _pick(spatial_dims, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def batch_norm(spatial_dims: int) -> type[nn.Module]:
+    """Give the batch norm class of a dimension."""
+    return _pick(spatial_dims, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def instance_norm(spatial_dims: int) -> type[nn.Module]:
+    """Give the instance norm class of a dimension."""
+    return _pick(spatial_dims, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
+
+def channel_dropout(spatial_dims: int) -> type[nn.Module]:
+    """Give the dropout class that zeroes whole channels."""
+    return _pick(spatial_dims, nn.Dropout2d, nn.Dropout3d)

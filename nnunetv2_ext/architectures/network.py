@@ -1,0 +1,67 @@
+"""The contract that every network of this package keeps towards the trainers, the plans route and the tools."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import nn
+
+from nnunetv2_ext.architectures.geometry import Geometry
+
+__all__ = ["SegmentationNetwork"]
+
+
+class SegmentationNetwork(nn.Module, ABC):
+    """Base of all networks: what they promise, and nothing of what they compute.
+
+    A network is built as `Network(input_channels, num_classes, *, ..., auxiliary_heads=False, checkpointing=False,
+    deep_supervision=False)` with plain, JSON-able arguments and maps (B, input_channels, *patch_size) to logits
+    (B, num_classes, *patch_size).
+
+    `decoder.deep_supervision` is a switch that is read at each forward pass: on, a list of logits comes out, highest
+    resolution first, one for each entry of `output_strides`; off, one tensor. A network without auxiliary heads ignores
+    it. Whether heads exist is the argument `auxiliary_heads`, never the switch: training and prediction build the same
+    parameters. Head parameters have `.seg_layers.` in their name, nothing else has.
+
+    Attributes:
+        served_dims: the dimensions that the method allows.
+        output_strides: per output, highest resolution first, its stride against the input, per axis.
+    """
+
+    served_dims: ClassVar[tuple[int, ...]] = (2, 3)
+    output_strides: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    @abstractmethod
+    def settings_from_plan(cls, geometry: Geometry) -> dict[str, Any]:
+        """Turn a plan into constructor arguments, as plain data."""
+
+    def parameters_without_weight_decay(self) -> set[str]:
+        """Name the parameters that an optimiser must not decay."""
+        return set()
+
+    @abstractmethod
+    def describe_stages(self) -> list[dict[str, Any]]:
+        """Give one row for each stage, for people to read: at least `stage`, `grid` and `channels`."""
+
+    @classmethod
+    def from_plans_file(
+        cls,
+        input_channels: int,
+        num_classes: int,
+        *,
+        strides: list[list[int]],
+        deep_supervision: bool = False,
+        **settings: Any,
+    ) -> SegmentationNetwork:
+        """Build the network as nnU-Net does when a plans file names it (`nnUNetv2_ext plans` writes such files).
+
+        Args:
+            input_channels: channels of the input.
+            num_classes: channels of the logits.
+            strides: read by nnU-Net alone, which derives the scales of deep supervision from it.
+            deep_supervision: initial state of the switch.
+            settings: the constructor's other arguments.
+        """
+        return cls(input_channels, num_classes, deep_supervision=deep_supervision, **settings)

@@ -1,0 +1,57 @@
+"""The one list of what this package holds: trainers, as data. Importing it imports nothing heavy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["AUTHORS_SYSTEMS", "BASELINE", "TRAINERS", "TrainerEntry"]
+
+
+@dataclass(frozen=True)
+class TrainerEntry:
+    """One trainer.
+
+    Attributes:
+        name: class name, which users type after `-tr`; it ends up in folders and checkpoints and never changes.
+        module: where the class is defined.
+        method: the method's name.
+        paper: who described it.
+        dims: the dimensions that it serves.
+        deep_supervision: whether the loss looks at auxiliary heads too.
+        checked_against: what its network was compared with.
+    """
+
+    name: str
+    module: str
+    method: str
+    paper: str
+    dims: tuple[int, ...]
+    deep_supervision: bool
+    checked_against: str
+
+
+_PECA_NET = {
+    "module": "nnunetv2_ext.trainers.peca_net",
+    "paper": "Chen, Xie, Lu: PECA-Net",
+    "dims": (2, 3),
+    "checked_against": "the authors' code: 10 golden files",
+}
+
+TRAINERS: tuple[TrainerEntry, ...] = (
+    TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
+    TrainerEntry("nnUNetTrainerPECANetDS", method="PECA-Net with auxiliary heads", deep_supervision=True, **_PECA_NET),
+)
+
+# nnU-Net's own trainer, for which variants exist too: a fair comparison needs the same length and batch size.
+BASELINE = TrainerEntry(
+    "nnUNetTrainer",
+    module="nnunetv2.training.nnUNetTrainer.nnUNetTrainer",
+    method="nnU-Net's own",
+    paper="Isensee et al.: nnU-Net",
+    dims=(2, 3),
+    deep_supervision=True,
+    checked_against="itself",
+)
+
+# Reference systems of `weights.from_authors`, and the module that knows each one's settings and tensor names.
+AUTHORS_SYSTEMS: dict[str, str] = {"peca_net": "nnunetv2_ext.weights.peca_net"}

@@ -1,0 +1,45 @@
+"""The trainers, found by name; a class is imported, or a variant of it made, when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from nnunetv2_ext.trainers.names import closest_name, parse_name
+
+__all__ = ["find_trainer"]
+
+
+def find_trainer(name: str) -> type | None:
+    """Give the trainer class of a name, or None if this package has none of that name.
+
+    A variant is made once and kept in this module, so that it is one object and can be pickled by name. A near miss
+    (the name of one of our trainers with another spelling or suffix) prints the closest valid name to stderr.
+    """
+    if name in globals():
+        return globals()[name]
+    parsed = parse_name(name)
+    if parsed is None:
+        suggestion = closest_name(name)
+        if suggestion is not None:
+            print(f"nnunetv2_ext has no trainer {name}; did you mean {suggestion}?", file=sys.stderr)
+        return None
+    entry, variant = parsed
+    base = getattr(importlib.import_module(entry.module), entry.name)
+    if variant is None:
+        return base
+    from nnunetv2_ext.trainers.variants import make_variant
+
+    trainer = make_variant(base, name, variant)
+    trainer.__module__ = __name__
+    globals()[name] = trainer
+    return trainer
+
+
+def __getattr__(name: str) -> type:
+    """Let pickle, and anyone else, import a trainer from here by its name."""
+    if name.startswith("nnUNetTrainer"):
+        trainer = find_trainer(name)
+        if trainer is not None:
+            return trainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,188 @@
+"""The one base of all trainers: from nnU-Net's plan to a network, and from a recipe to its training.
+
+Nothing of nnU-Net is copied or patched: each method below hands on to nnU-Net's and changes what is said in its
+docstring.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+
+from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.network import SegmentationNetwork
+from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
+
+__all__ = ["CHECKPOINTING_VARIABLE", "geometry_from_plan", "nnUNetTrainerExt"]
+
+CHECKPOINTING_VARIABLE = "nnUNet_ext_checkpointing"
+
+
+def geometry_from_plan(configuration: ConfigurationManager) -> Geometry:
+    """Read the sizes of a configuration that one of nnU-Net's planners made for a U-Net.
+
+    Raises:
+        ValueError: if the plan names another kind of network, or its sizes contradict each other.
+    """
+    planned = configuration.network_arch_init_kwargs
+    n_conv = planned.get("n_conv_per_stage", planned.get("n_blocks_per_stage"))
+    lacking = [key for key in ("strides", "kernel_sizes", "features_per_stage") if key not in planned]
+    if lacking or n_conv is None:
+        raise ValueError(
+            f"The plans name the network {configuration.network_arch_class_name}, whose settings do not hold a U-Net's "
+            f"{', '.join(lacking) or 'convolutions per stage'}: use plans that nnU-Net's planner made for a U-Net "
+            "(-p nnUNetPlans), or train these plans with nnU-Net's own trainer (-tr nnUNetTrainer)."
+        )
+    n_stages = len(planned["strides"])
+    return Geometry(
+        patch_size=configuration.patch_size,
+        strides=planned["strides"],
+        kernel_sizes=planned["kernel_sizes"],
+        features=planned["features_per_stage"],
+        n_conv_per_stage=[n_conv] * n_stages if isinstance(n_conv, int) else n_conv,
+    )
+
+
+class nnUNetTrainerExt(nnUNetTrainer):
+    """Base of the trainers of this package; not a trainer itself.
+
+    Attributes:
+        network_class: the network.
+        network_settings: constructor arguments that this trainer fixes, over what the plan says.
+        recipe: how it is trained.
+    """
+
+    network_class: ClassVar[type[SegmentationNetwork]]
+    network_settings: ClassVar[Mapping[str, Any]] = {}
+    recipe: ClassVar[Recipe] = NNUNET
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ) -> None:
+        """Check that the network can be built for this configuration, before nnU-Net writes a file or uses a GPU.
+
+        Raises:
+            ValueError: one sentence that says what does not fit, and what to do.
+        """
+        skeleton = self.build_skeleton(plans, configuration, dataset_json)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.recipe.initial_lr
+        self.weight_decay = self.recipe.weight_decay
+        self.output_strides = skeleton.output_strides
+        self.enable_deep_supervision = len(self.output_strides) > 1
+        if self.device.type == "cpu":
+            # Denormal numbers, which appear as training converges, make CPU arithmetic several times slower.
+            torch.set_flush_denormal(True)
+
+    @classmethod
+    def build_skeleton(cls, plans: dict, configuration: str, dataset_json: dict) -> SegmentationNetwork:
+        """Build the network of a plan without memory for its weights (on torch's meta device)."""
+        plans_manager = PlansManager(plans)
+        configuration_manager = plans_manager.get_configuration(configuration)
+        with torch.device("meta"):
+            return cls.build_network_architecture(
+                plans_manager,
+                configuration_manager,
+                determine_num_input_channels(plans_manager, configuration_manager, dataset_json),
+                plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
+            )
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> SegmentationNetwork:
+        """Build the network; nnU-Net calls this on the trainer for training, and on the class for prediction."""
+        return cls.build_network(
+            geometry_from_plan(configuration_manager), num_input_channels, num_output_channels, enable_deep_supervision
+        )
+
+    @classmethod
+    def build_network(
+        cls, geometry: Geometry, input_channels: int, num_classes: int, deep_supervision: bool = True
+    ) -> SegmentationNetwork:
+        """Build the network for a geometry.
+
+        Raises:
+            ValueError: if the method does not serve the dimension, or the network refuses the sizes.
+        """
+        if geometry.spatial_dims not in cls.network_class.served_dims:
+            served = " and ".join(f"{dims}D" for dims in cls.network_class.served_dims)
+            wanted = f"{geometry.spatial_dims}D"
+            others = ", ".join(entry.name for entry in TRAINERS if geometry.spatial_dims in entry.dims)
+            raise ValueError(
+                f"{cls.__name__} serves {served} configurations only, and this one is {wanted} (patch size "
+                f"{geometry.patch_size}): choose another configuration, or a trainer that serves {wanted}: {others}."
+            )
+        return cls.network_class(
+            input_channels,
+            num_classes,
+            **cls.resolve_settings(geometry),
+            checkpointing=os.environ.get(CHECKPOINTING_VARIABLE, "").lower() in ("1", "t", "true"),
+            deep_supervision=deep_supervision,
+        )
+
+    @classmethod
+    def resolve_settings(cls, geometry: Geometry) -> dict[str, Any]:
+        """Give the network's constructor arguments: the plan's, and over them what the trainer fixes."""
+        return {**cls.network_class.settings_from_plan(geometry), **cls.network_settings}
+
+    def initialize(self) -> None:
+        """Initialise as nnU-Net does, then log the network as it was built."""
+        super().initialize()
+        settings = self.resolve_settings(geometry_from_plan(self.configuration_manager))
+        parameters = sum(parameter.numel() for parameter in self.network.parameters())
+        self.print_to_log_file(f"{self.network_class.__name__}: {parameters:,} parameters, settings {settings}")
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        """Make the recipe's optimiser, without weight decay where the network asks for none, and nnU-Net's schedule."""
+        exempt = self._plain_network().parameters_without_weight_decay()
+        trainable = [
+            (name, weight) for name, weight in self._plain_network().named_parameters() if weight.requires_grad
+        ]
+        groups = [
+            {"params": [weight for name, weight in trainable if name not in exempt], "weight_decay": self.weight_decay},
+            {"params": [weight for name, weight in trainable if name in exempt], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.SGD(
+            [group for group in groups if group["params"]],
+            self.initial_lr,
+            momentum=self.recipe.momentum,
+            nesterov=True,
+        )
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def _plain_network(self) -> nn.Module:
+        """Give the network without torch.compile's wrapper (distributed training wraps it only later)."""
+        return getattr(self.network, "_orig_mod", self.network)
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        """Scale targets to the network's outputs, which need not be the plan's resolution levels."""
+        if not self.enable_deep_supervision:
+            return None
+        return [[1 / stride for stride in strides] for strides in self.output_strides]
+
+    def _build_loss(self) -> nn.Module:
+        """Build nnU-Net's loss, with the recipe's weights of the outputs."""
+        loss = super()._build_loss()
+        if self.enable_deep_supervision and self.recipe.weigh_last_output:
+            loss.weight_factors = self.recipe.output_weights(len(self.output_strides))
+        return loss

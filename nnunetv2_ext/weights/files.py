@@ -1,0 +1,85 @@
+"""Reading checkpoints of others without executing anything in them, and writing our own whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["WeightsError", "read_checkpoint", "write_checkpoint"]
+
+# Where training code keeps the tensors inside a checkpoint, in the order in which they are looked for.
+_CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model")
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be used; the message says which tensor or file, and why."""
+
+
+def _as(module: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a function so that torch's list of safe names knows it by the module that an old pickle names."""
+
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    wrapper.__module__, wrapper.__name__, wrapper.__qualname__ = module, function.__name__, function.__name__
+    return wrapper
+
+
+def _harmless_numpy_names() -> list[Any]:
+    """List what the logs inside a checkpoint of nnU-Net (version 1 or 2) are made of: numpy's numbers and arrays."""
+    number, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    functions = [_as(module, function) for module in modules for function in (number, array)]
+    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
+    return [*functions, np.dtype, np.ndarray, *kinds]
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a checkpoint file, without executing anything that it holds.
+
+    A prefix `module.` or `_orig_mod.`, which distributed training or compilation leaves, is taken off.
+
+    Raises:
+        WeightsError: if the file is missing, cut short, not a checkpoint, or holds no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}.")
+    try:
+        with torch.serialization.safe_globals(_harmless_numpy_names()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises a different type for each way in which a file can be damaged or unsafe.
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint of plain tensors ({type(error).__name__}): it may be cut short "
+            "(copy it again) or hold other objects (save its state dict alone with torch.save)."
+        ) from error
+    for key in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    tensors = dict(content) if isinstance(content, Mapping) else {}
+    tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsError(f"{path} holds no tensors by name, on its top level or under {', '.join(_CONTAINERS)}.")
+    for prefix in ("module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write a checkpoint through a temporary file beside it, so that an interruption leaves nothing half-written."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        torch.save(dict(content), partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
