@@ -19,6 +19,7 @@ class TrainerEntry:
         dims: the dimensions that it serves.
         deep_supervision: whether the loss looks at auxiliary heads too.
         checked_against: what its network was compared with.
+        authors_system: the reference system (a key of `AUTHORS_SYSTEMS`) whose checkpoints its network takes.
     """
 
     name: str
@@ -28,6 +29,7 @@ class TrainerEntry:
     dims: tuple[int, ...]
     deep_supervision: bool
     checked_against: str
+    authors_system: str | None = None
 
 
 _PECA_NET = {
@@ -35,6 +37,7 @@ _PECA_NET = {
     "paper": "Chen, Xie, Lu: PECA-Net",
     "dims": (2, 3),
     "checked_against": "the authors' code: 10 golden files",
+    "authors_system": "peca_net",
 }
 
 TRAINERS: tuple[TrainerEntry, ...] = (

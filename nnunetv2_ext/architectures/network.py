@@ -5,11 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry
 
 __all__ = ["SegmentationNetwork"]
+
+
+def _list_single_output(network: SegmentationNetwork, _inputs: tuple, logits: Tensor) -> Tensor | list[Tensor]:
+    """Put the logits of a network without auxiliary heads into a list where nnU-Net's own trainer expects one."""
+    return [logits] if network.decoder.deep_supervision else logits
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -26,11 +31,20 @@ class SegmentationNetwork(nn.Module, ABC):
 
     Attributes:
         served_dims: the dimensions that the method allows.
+        input_channels: channels of the input.
+        patch_size: voxels per axis of the input.
         output_strides: per output, highest resolution first, its stride against the input, per axis.
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2, 3)
+    input_channels: int
+    patch_size: tuple[int, ...]
     output_strides: tuple[tuple[int, ...], ...]
+
+    @property
+    def padded_size(self) -> tuple[int, ...]:
+        """Voxels per axis that the network computes on; a network that pads its input says here to what."""
+        return self.patch_size
 
     @classmethod
     @abstractmethod
@@ -64,4 +78,7 @@ class SegmentationNetwork(nn.Module, ABC):
             deep_supervision: initial state of the switch.
             settings: the constructor's other arguments.
         """
-        return cls(input_channels, num_classes, deep_supervision=deep_supervision, **settings)
+        network = cls(input_channels, num_classes, deep_supervision=deep_supervision, **settings)
+        if len(network.output_strides) == 1:
+            network.register_forward_hook(_list_single_output)
+        return network

@@ -11,13 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nnunetv2_ext.errors import UserError
+
 __all__ = ["WeightsError", "read_checkpoint", "write_checkpoint"]
 
 # Where training code keeps the tensors inside a checkpoint, in the order in which they are looked for.
 _CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model")
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """Weights that cannot be used; the message says which tensor or file, and why."""
 
 

@@ -10,7 +10,10 @@ from torch import nn
 
 from nnunetv2_ext.architectures.peca_net import PairedAttention, ParallelInteraction, PECANet
 
-__all__ = ["authors_name", "build"]
+__all__ = ["SEGMENTATION_LAYERS", "authors_name", "build"]
+
+# The authors' names of the layers that depend on the classes of a dataset.
+SEGMENTATION_LAYERS = re.compile(r"^out\d+\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a module.
 _RENAMED = [

@@ -1,0 +1,167 @@
+"""The command `nnUNetv2_ext`. Each subcommand calls a function that can be imported as well."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_ext.errors import UserError
+
+__all__ = ["build_parser", "main"]
+
+
+def _stride(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(value) for value in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a stride; write one number per axis, as 1,2,2") from None
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.listing import trainers_table
+    from nnunetv2_ext.trainers.names import GRAMMAR
+
+    print(trainers_table(markdown=arguments.markdown))
+    if not arguments.markdown:
+        print(f"\nVariants: TRAINER{GRAMMAR}, for example nnUNetTrainerPECANet_250epochs_lr3en4")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.architectures.geometry import Geometry
+    from nnunetv2_ext.info import describe_network, describe_planned_network
+    from nnunetv2_ext.planned import find_own_trainer
+
+    find_own_trainer(arguments.tr)
+    if arguments.patch is not None and arguments.strides is not None:
+        geometry = Geometry.from_strides(arguments.patch, arguments.strides)
+        print(
+            describe_network(arguments.tr, geometry, input_channels=arguments.channels, num_classes=arguments.classes)
+        )
+    elif arguments.d is not None and arguments.c is not None:
+        print(describe_planned_network(arguments.tr, arguments.d, arguments.c, arguments.p))
+    else:
+        raise UserError("info needs a planned dataset (-d and -c), or sizes (--patch and --strides).")
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.doctor import examine, format_report
+
+    checks = examine()
+    print(format_report(checks))
+    if any(check.failed for check in checks):
+        raise SystemExit(1)
+
+
+def _path(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext._register import DISCOVERY_FOLDER
+
+    print(DISCOVERY_FOLDER)
+
+
+def _plans(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.plans import write_network_plans
+
+    path, left_out = write_network_plans(arguments.d, arguments.network, arguments.p, overwrite=arguments.overwrite)
+    print(f"Wrote {path}.")
+    if left_out:
+        print(f"Left out, because {arguments.network} does not serve their dimension: {', '.join(left_out)}.")
+    print(f"Train with: nnUNetv2_train {arguments.d} CONFIGURATION FOLD -p {path.stem} -tr nnUNetTrainer")
+
+
+def _import_weights(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.weights.importing import import_weights
+
+    report = import_weights(
+        arguments.i,
+        arguments.o,
+        trainer_name=arguments.tr,
+        dataset=arguments.d,
+        configuration=arguments.c,
+        plans_name=arguments.p,
+    )
+    source = "the authors' code" if report["source"] == "authors" else "nnunetv2_ext"
+    print(f"Wrote {arguments.o}: {report['taken']} tensors from a checkpoint of {source}.")
+    if report["fresh"]:
+        print(f"Not in the checkpoint or of other classes, and so as initialised: {', '.join(report['fresh'])}.")
+    print("nnU-Net starts the segmentation layers anew with -pretrained_weights.")
+    print(
+        f"Train with: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr {arguments.tr} -p {arguments.p} "
+        f"-pretrained_weights {arguments.o}"
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.demo.run import run_demo
+
+    run_demo(arguments.o, device=arguments.device)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="nnUNetv2_ext",
+        description="Published attention networks for nnU-Net v2: tools beside nnU-Net's own commands.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
+    def add_plan_options(command: argparse.ArgumentParser, *, required: bool) -> None:
+        command.add_argument("-d", metavar="DATASET", required=required, help="number or name of a planned dataset")
+        command.add_argument("-c", metavar="CONFIGURATION", required=required, help="configuration, as 3d_fullres")
+        command.add_argument("-tr", metavar="TRAINER", required=True, help="trainer, or a variant of one")
+        command.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans (default: %(default)s)")
+
+    command = add("list", _list, "Show the trainers.")
+    command.add_argument("--markdown", action="store_true", help="as a markdown table")
+
+    command = add("info", _info, "Show a network as it would be built, and what it costs.")
+    add_plan_options(command, required=False)
+    command.add_argument("--patch", metavar="N", type=int, nargs="+", help="voxels per axis, instead of a dataset")
+    command.add_argument("--strides", metavar="A,B,C", type=_stride, nargs="+", help="strides, one entry per pooling")
+    command.add_argument("--channels", type=int, default=1, help="input channels (default: %(default)s)")
+    command.add_argument("--classes", type=int, default=2, help="classes with background (default: %(default)s)")
+
+    add("doctor", _doctor, "Check versions, discovery, nnU-Net's folders, devices and workers.")
+    add("path", _path, "Print the folder for the variable nnUNet_extTrainer.")
+
+    command = add("plans", _plans, "Write a plans file that names a network, for use with nnU-Net's own trainers.")
+    command.add_argument("-d", metavar="DATASET", required=True, help="number or name of a planned dataset")
+    command.add_argument("network", metavar="NETWORK", help="a trainer's name without nnUNetTrainer, as PECANet")
+    command.add_argument(
+        "-p", metavar="PLANS", default="nnUNetPlans", help="plans to start from (default: %(default)s)"
+    )
+    command.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+    command = add("import-weights", _import_weights, "Turn a checkpoint into a file for nnU-Net's -pretrained_weights.")
+    command.add_argument("-i", metavar="CHECKPOINT", type=Path, required=True, help="the authors' file, or one of ours")
+    command.add_argument("-o", metavar="FILE", type=Path, required=True, help="file to write")
+    add_plan_options(command, required=True)
+
+    command = add("demo", _demo, "Make a phantom dataset and take it through nnU-Net's commands.")
+    command.add_argument(
+        "-o", metavar="FOLDER", default="nnunetv2_ext_demo", help="working folder (default: %(default)s)"
+    )
+    command.add_argument("-device", choices=("cpu", "cuda", "mps"), help="default: a GPU if there is one")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends in one sentence on stderr and exit code 1."""
+    parsed = build_parser().parse_args(arguments)
+    try:
+        parsed.run(parsed)
+    except ValueError as error:
+        # Networks and geometries refuse sizes with a plain ValueError, tools with its subclass UserError.
+        raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        raise SystemExit(f"error: {error.strerror or error}{where}") from error
+
+
+if __name__ == "__main__":
+    main()

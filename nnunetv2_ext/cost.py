@@ -1,0 +1,78 @@
+"""What a network costs: parameters, multiply-adds, and the memory that its backward pass needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunetv2_ext.architectures.network import SegmentationNetwork
+
+__all__ = ["Cost", "bytes_kept_for_backward", "estimate_cost"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one training step's forward pass.
+
+    Attributes:
+        parameters: all of them.
+        trainable_parameters: those that training changes.
+        multiply_adds: of convolutions and matrix products.
+        kept_bytes: of the distinct storages that autograd keeps for the backward pass, parameters not counted.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    multiply_adds: int
+    kept_bytes: int
+
+
+def bytes_kept_for_backward(network: nn.Module, x: Tensor) -> int:
+    """Run a forward pass and count the bytes of the distinct storages that autograd keeps for the backward pass.
+
+    Parameters and buffers are not counted: they are there anyway.
+    """
+    own = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            # The reference keeps the storage alive, so that its address is not given to another one.
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        network(x)
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def estimate_cost(build: Callable[[], SegmentationNetwork], batch_size: int = 1) -> Cost:
+    """Find the cost of a network in float32 and training mode, without memory or time for its arithmetic.
+
+    Args:
+        build: makes the network.
+        batch_size: of the input.
+    """
+    with torch.device("meta"):
+        network = build().train()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        # A tensor on the meta device has no autocast; a fake one has its device's.
+        network = network.to_empty(device="cpu")
+        x = torch.empty(batch_size, network.input_channels, *network.patch_size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(x)
+        return Cost(
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            trainable_parameters=sum(
+                parameter.numel() for parameter in network.parameters() if parameter.requires_grad
+            ),
+            # torch counts a multiply-add as two operations.
+            multiply_adds=counter.get_total_flops() // 2,
+            kept_bytes=bytes_kept_for_backward(network, x),
+        )

@@ -1,0 +1,123 @@
+"""A network as it would be built: sizes, cost, outputs and recipe, for people to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.cost import estimate_cost
+from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
+from nnunetv2_ext.tables import format_table
+
+__all__ = ["describe_network", "describe_planned_network"]
+
+
+def _size(values: Sequence[int]) -> str:
+    return " x ".join(str(value) for value in values)
+
+
+def describe_planned_network(trainer_name: str, dataset: str, configuration: str, plans_name: str) -> str:
+    """Describe the network that a trainer would build for a dataset's configuration.
+
+    Raises:
+        UserError: for a trainer, dataset, plans or configuration that does not exist.
+        ValueError: if the network cannot be built for it.
+    """
+    trainer = find_own_trainer(trainer_name)
+    planned = read_planned_dataset(dataset, plans_name)
+    planned.require_configuration(configuration)
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_ext.trainers.base import geometry_from_plan
+
+    skeleton = trainer.build_skeleton(planned.plans, configuration, planned.dataset_json)
+    plans = PlansManager(planned.plans)
+    settings = plans.get_configuration(configuration)
+    return describe_network(
+        trainer_name,
+        geometry_from_plan(settings),
+        input_channels=skeleton.input_channels,
+        num_classes=plans.get_label_manager(planned.dataset_json).num_segmentation_heads,
+        batch_size=settings.batch_size,
+        title=f"{planned.folder.name}, {configuration}, {plans_name}",
+    )
+
+
+def describe_network(
+    trainer_name: str,
+    geometry: Geometry,
+    *,
+    input_channels: int,
+    num_classes: int,
+    batch_size: int | None = None,
+    title: str | None = None,
+) -> str:
+    """Describe the network that a trainer would build for a geometry.
+
+    Args:
+        trainer_name: a trainer of this package or a variant of one.
+        geometry: the sizes.
+        input_channels: channels of the input.
+        num_classes: channels of the logits.
+        batch_size: of the plan, if there is one; memory is given for one sample and for this many.
+        title: what the geometry belongs to.
+
+    Raises:
+        UserError: for an unknown trainer.
+        ValueError: if the network cannot be built for the geometry.
+    """
+    trainer = find_own_trainer(trainer_name)
+    variant = getattr(trainer, "variant", None)
+    if variant is not None and variant.batch_size is not None:
+        batch_size = variant.batch_size
+    networks = []
+
+    def build() -> Any:
+        networks.append(trainer.build_network(geometry, input_channels, num_classes))
+        return networks[-1]
+
+    cost = estimate_cost(build)
+    network = networks[-1]
+    stages = network.describe_stages()
+    header = list(stages[0])
+    table = format_table(
+        header,
+        [[_size(row[key]) if isinstance(row[key], tuple) else row[key] for key in header] for row in stages],
+    )
+    padding = "none" if network.padded_size == network.patch_size else f"to {_size(network.padded_size)}"
+    outputs = [
+        " ".join(f"1/{stride}" if stride > 1 else "1" for stride in strides) for strides in network.output_strides
+    ]
+    kept = f"{cost.kept_bytes / 2**20:,.0f} MiB"
+    if batch_size is not None:
+        kept += f"; about {batch_size * cost.kept_bytes / 2**20:,.0f} MiB for the batch of {batch_size}"
+    facts = [
+        ("network", f"{type(network).__name__}, {geometry.spatial_dims}D" + (f", for {title}" if title else "")),
+        ("input", f"{input_channels} x {_size(geometry.patch_size)} (padding: {padding})"),
+        ("logits", f"{num_classes} x {_size(geometry.patch_size)}"),
+        ("deep supervision", "; ".join(outputs[1:]) + " of the input" if outputs[1:] else "none"),
+        ("parameters", f"{cost.parameters:,}"),
+        ("multiply-adds", f"{cost.multiply_adds / 1e9:,.1f} G (forward pass, one sample)"),
+        ("kept for backward", f"{kept} (float32)"),
+        ("recipe", _describe_recipe(trainer, network)),
+    ]
+    if variant is not None:
+        changes = {key: value for key, value in vars(variant).items() if value}
+        facts.append(("variant", ", ".join(f"{key} {value}" for key, value in changes.items())))
+    width = max(len(name) for name, _ in facts)
+    return "\n".join([trainer_name, *(f"  {name.ljust(width)}  {value}" for name, value in facts), "", table])
+
+
+def _describe_recipe(trainer: type, network: Any) -> str:
+    recipe, variant = trainer.recipe, getattr(trainer, "variant", None)
+    initial_lr = variant.initial_lr if variant is not None and variant.initial_lr is not None else recipe.initial_lr
+    text = (
+        f"SGD, Nesterov momentum {recipe.momentum}, learning rate {initial_lr:g} with poly decay, weight decay "
+        f"{recipe.weight_decay:g} (none on {len(network.parameters_without_weight_decay())} of "
+        f"{len(list(network.parameters()))} tensors), nnU-Net's loss"
+    )
+    if len(network.output_strides) > 1:
+        weights = recipe.output_weights(len(network.output_strides))
+        text += f" with output weights {', '.join(f'{weight:.3f}' for weight in weights)}"
+    return text

@@ -1,0 +1,102 @@
+"""What nnU-Net has planned for a dataset, read for the tools of this package."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.errors import UserError
+
+__all__ = ["PlannedDataset", "find_own_trainer", "read_planned_dataset"]
+
+
+@dataclass(frozen=True)
+class PlannedDataset:
+    """Plans of one dataset.
+
+    Attributes:
+        folder: the dataset's folder among the preprocessed ones.
+        plans: content of the plans file.
+        dataset_json: content of dataset.json.
+    """
+
+    folder: Path
+    plans: dict[str, Any]
+    dataset_json: dict[str, Any]
+
+    def require_configuration(self, name: str) -> None:
+        """Raise unless the plans hold a configuration of this name.
+
+        Raises:
+            UserError: naming those that exist.
+        """
+        if name not in self.plans["configurations"]:
+            raise UserError(
+                f"The plans of {self.folder.name} have no configuration {name!r}; there are "
+                f"{', '.join(self.plans['configurations'])}."
+            )
+
+
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"There is no file {path}: {remedy}.")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON file ({error}): {remedy}.") from error
+
+
+def read_planned_dataset(dataset: str, plans_name: str = "nnUNetPlans") -> PlannedDataset:
+    """Read the plans of a dataset.
+
+    Args:
+        dataset: number or name, as nnU-Net's commands take it.
+        plans_name: the plans' identifier (`-p`).
+
+    Raises:
+        UserError: if nnU-Net's folder is not set, or there is no such dataset, or it has no such plans.
+    """
+    preprocessed = os.environ.get("nnUNet_preprocessed")
+    if not preprocessed:
+        raise UserError(
+            "The environment variable nnUNet_preprocessed is not set: export nnU-Net's three folders (nnUNet_raw, "
+            "nnUNet_preprocessed, nnUNet_results) first; `nnUNetv2_ext doctor` checks them."
+        )
+    root = Path(preprocessed)
+    prefix = f"Dataset{int(dataset):03d}_" if dataset.isdigit() else dataset
+    found = sorted(
+        path for path in root.glob(f"{prefix}*") if path.is_dir() and (dataset.isdigit() or path.name == dataset)
+    )
+    if len(found) != 1:
+        many = f"{len(found)} folders" if found else "no folder"
+        raise UserError(
+            f"There is {many} for dataset {dataset} in {root}: plan it with `nnUNetv2_plan_and_preprocess -d ID`, "
+            "or name it in full (Dataset000_Name)."
+        )
+    remedy = f"plan the dataset with `nnUNetv2_plan_and_preprocess`, or name plans that exist in {found[0]} after -p"
+    return PlannedDataset(
+        folder=found[0],
+        plans=_read_json(found[0] / f"{plans_name}.json", remedy),
+        dataset_json=_read_json(found[0] / "dataset.json", remedy),
+    )
+
+
+def find_own_trainer(name: str) -> type:
+    """Give a trainer class of this package, or a variant of one, by its name.
+
+    Raises:
+        UserError: if there is none; says which name was probably meant.
+    """
+    from nnunetv2_ext.trainers import find_trainer
+    from nnunetv2_ext.trainers.names import GRAMMAR, closest_name, parse_name
+
+    parsed = parse_name(name)
+    if parsed is None or parsed[0] not in TRAINERS:
+        suggestion = closest_name(name)
+        meant = f"did you mean {suggestion}?" if suggestion else "`nnUNetv2_ext list` shows them."
+        raise UserError(f"nnunetv2_ext has no trainer {name} ({meant} A variant is written BASE{GRAMMAR}.)")
+    return find_trainer(name)

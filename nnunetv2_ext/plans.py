@@ -1,0 +1,113 @@
+"""The route without any discovery: a plans file that names a network of this package.
+
+With such plans every stock trainer of nnU-Net, and each of its variants, trains our network. The optimiser cannot
+travel this way: it is the stock trainer's.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
+
+__all__ = ["network_names", "write_network_plans"]
+
+_PREFIX = "nnUNetTrainer"
+
+
+def network_names() -> list[str]:
+    """Name the networks that plans can hold: the trainers' names without nnU-Net's prefix."""
+    return [entry.name.removeprefix(_PREFIX) for entry in TRAINERS]
+
+
+def _scale_strides(output_strides: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Give the strides from which nnU-Net's own trainer derives the scales of a network's outputs.
+
+    nnU-Net makes one scale for each entry but the last, and gives the coarsest scale the weight zero. Two entries of
+    ones at the end make these two rules meet an output that does not exist: each real one keeps its weight, 1, 1/2, ...
+    """
+    axes = len(output_strides[0])
+    strides = [list(output_strides[0])]
+    for before, after in itertools.pairwise(output_strides):
+        strides.append([coarse // fine for fine, coarse in zip(before, after, strict=True)])
+    return [*strides, [1] * axes, [1] * axes]
+
+
+def network_plans(plans: dict[str, Any], network_name: str, plans_name: str) -> tuple[dict[str, Any], list[str]]:
+    """Give plans that name a network of this package in every configuration that it serves.
+
+    Args:
+        plans: made by one of nnU-Net's planners.
+        network_name: see `network_names`.
+        plans_name: name of the new plans.
+
+    Returns:
+        The new plans, and the configurations that they lack because the network does not serve their dimension.
+    """
+    if network_name not in network_names():
+        raise UserError(f"There is no network {network_name!r}; there are {', '.join(network_names())}.")
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_ext.trainers.base import geometry_from_plan
+
+    trainer = find_own_trainer(_PREFIX + network_name)
+    result = copy.deepcopy(plans)
+    result["plans_name"] = plans_name
+    manager, left_out = PlansManager(plans), []
+    for name, configuration in result["configurations"].items():
+        geometry = geometry_from_plan(manager.get_configuration(name))
+        if geometry.spatial_dims not in trainer.network_class.served_dims:
+            left_out.append(name)
+            continue
+        settings = trainer.resolve_settings(geometry)
+        # Channels do not change the strides of the outputs.
+        output_strides = trainer.network_class(1, 2, **settings).output_strides
+        network = trainer.network_class
+        configuration["architecture"] = {
+            "network_class_name": f"{network.__module__}.{network.__qualname__}.from_plans_file",
+            "arch_kwargs": {**settings, "strides": _scale_strides(output_strides)},
+            "_kw_requires_import": [],
+        }
+    for name in left_out:
+        del result["configurations"][name]
+    return result, left_out
+
+
+def write_network_plans(
+    dataset: str, network_name: str, plans_name: str = "nnUNetPlans", *, overwrite: bool = False
+) -> tuple[Path, list[str]]:
+    """Write plans that name a network of this package beside the plans they are made from.
+
+    Args:
+        dataset: number or name.
+        network_name: see `network_names`.
+        plans_name: plans of one of nnU-Net's planners; the new ones are called `<plans_name>_<network_name>`.
+        overwrite: replace plans of that name.
+
+    Returns:
+        The file, and the configurations that were left out because the network does not serve their dimension.
+
+    Raises:
+        UserError: for an unknown dataset, plans or network, or an existing file.
+    """
+    planned = read_planned_dataset(dataset, plans_name)
+    new_name = f"{plans_name}_{network_name}"
+    plans, left_out = network_plans(planned.plans, network_name, new_name)
+    path = planned.folder / f"{new_name}.json"
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists: use it, or write it anew with --overwrite.")
+    partial = path.with_suffix(".partial")
+    try:
+        partial.write_text(json.dumps(plans, indent=4), encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path, left_out

@@ -1,0 +1,84 @@
+"""From a checkpoint of elsewhere to a file that nnU-Net's `-pretrained_weights` takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
+from nnunetv2_ext.trainers.names import parse_name
+from nnunetv2_ext.weights.authors import fit_tensors, system_module
+from nnunetv2_ext.weights.files import read_checkpoint, write_checkpoint
+
+__all__ = ["import_weights"]
+
+# nnU-Net's loader skips the tensors with this in their name, so that a network can be tuned to other classes.
+_SEGMENTATION_LAYERS = re.compile(r"\.seg_layers\.")
+
+
+def import_weights(
+    checkpoint: str | Path, output: str | Path, *, trainer_name: str, dataset: str, configuration: str, plans_name: str
+) -> dict[str, Any]:
+    """Turn a checkpoint into a file for `nnUNetv2_train ... -pretrained_weights FILE`.
+
+    The checkpoint may come from the authors' code or from a training with a trainer of this package; which one is seen
+    from the names of its tensors. Segmentation layers that fit the dataset's classes are taken over into the file too,
+    though nnU-Net starts them anew.
+
+    Args:
+        checkpoint: file to read.
+        output: file to write.
+        trainer_name: the trainer that will be used.
+        dataset: number or name of the dataset that will be trained on.
+        configuration: its configuration.
+        plans_name: its plans.
+
+    Returns:
+        `source` ("authors" or "nnunetv2_ext"), `taken` and `fresh`: how many tensors come from the checkpoint, and the
+        names of those that start anew.
+
+    Raises:
+        UserError: for a trainer, dataset, plans or configuration that does not exist.
+        WeightsError: if the file cannot be read, or its tensors do not fit that plan; the message names them.
+    """
+    trainer = find_own_trainer(trainer_name)
+    planned = read_planned_dataset(dataset, plans_name)
+    planned.require_configuration(configuration)
+    tensors = read_checkpoint(checkpoint)
+
+    plans = PlansManager(planned.plans)
+    settings = plans.get_configuration(configuration)
+    network = trainer.build_network_architecture(
+        plans,
+        settings,
+        determine_num_input_channels(plans, settings, planned.dataset_json),
+        plans.get_label_manager(planned.dataset_json).num_segmentation_heads,
+    )
+    expected = network.state_dict()
+
+    ours = not expected.keys().isdisjoint(tensors)
+    source_name, source_heads = (lambda name: name), _SEGMENTATION_LAYERS
+    if not ours:
+        entry, _ = parse_name(trainer_name)
+        system = system_module(entry.authors_system)
+        source_name, source_heads = system.authors_name, system.SEGMENTATION_LAYERS
+    # A head that only one of the two networks has is no reason to refuse: nnU-Net does not load heads.
+    known = {source_name(name) for name in expected}
+    tensors = {name: tensor for name, tensor in tensors.items() if name in known or not source_heads.search(name)}
+    fitting = fit_tensors(
+        expected,
+        tensors,
+        source_name,
+        f"{checkpoint}, for {trainer_name} on {planned.folder.name} {configuration},",
+        may_differ=lambda name: bool(_SEGMENTATION_LAYERS.search(name)),
+    )
+    write_checkpoint({"network_weights": {**expected, **fitting}}, output)
+    return {
+        "source": "nnunetv2_ext" if ours else "authors",
+        "taken": len(fitting),
+        "fresh": sorted(expected.keys() - fitting.keys()),
+    }
