@@ -54,6 +54,7 @@ def network_plans(plans: dict[str, Any], network_name: str, plans_name: str) -> 
     """
     if network_name not in network_names():
         raise UserError(f"There is no network {network_name!r}; there are {', '.join(network_names())}.")
+    import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunetv2_ext.trainers.base import geometry_from_plan
@@ -68,9 +69,10 @@ def network_plans(plans: dict[str, Any], network_name: str, plans_name: str) -> 
             left_out.append(name)
             continue
         settings = trainer.resolve_settings(geometry)
-        # Channels do not change the strides of the outputs.
-        output_strides = trainer.network_class(1, 2, **settings).output_strides
         network = trainer.network_class
+        with torch.device("meta"):
+            # Channels and classes do not change the strides of the outputs.
+            output_strides = network(1, 2, **settings).output_strides
         configuration["architecture"] = {
             "network_class_name": f"{network.__module__}.{network.__qualname__}.from_plans_file",
             "arch_kwargs": {**settings, "strides": _scale_strides(output_strides)},

@@ -16,14 +16,14 @@ def find_trainer(name: str) -> type | None:
     A variant is made once and kept in this module, so that it is one object and can be pickled by name. A near miss
     (the name of one of our trainers with another spelling or suffix) prints the closest valid name to stderr.
     """
-    if name in globals():
-        return globals()[name]
     parsed = parse_name(name)
     if parsed is None:
         suggestion = closest_name(name)
         if suggestion is not None:
             print(f"nnunetv2_ext has no trainer {name}; did you mean {suggestion}?", file=sys.stderr)
         return None
+    if name in globals():
+        return globals()[name]
     entry, variant = parsed
     base = getattr(importlib.import_module(entry.module), entry.name)
     if variant is None:

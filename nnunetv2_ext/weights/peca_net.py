@@ -76,9 +76,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         return PECANet(
             **pick("input_channels", "num_classes", "patch_size", "stem_stride", "stage_strides", "feature_size"),
             **pick("depths", "decoder_depth", "num_heads", "proj_size", "decoder_proj_size", "conv_blocks"),
-            **pick("attention_dropout", "conv_dropout", "deep_supervision"),
-            head_kernels=config["ds_head_kernels"] or (),
-            auxiliary_heads=bool(config["ds_head_kernels"]),
+            **pick("attention_dropout", "conv_dropout"),
+            head_kernels=config.get("ds_head_kernels") or (),
+            auxiliary_heads=bool(config.get("ds_head_kernels")),
+            deep_supervision=config.get("deep_supervision", False),
         )
     if kind == "pim":
         return ParallelInteraction(

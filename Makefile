@@ -1,0 +1,47 @@
+# `make demo` and `make test` are all that a newcomer needs: each makes its own environment, .venv, when there is none.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The demo needs the package alone, the tests more; a stamp remembers what is installed.
+SOURCES := setup.py pyproject.toml README.md $(shell find nnunetv2_ext -name '*.py')
+WORKERS ?= 2
+
+# Waiting threads take the cores from working ones without these.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.DEFAULT_GOAL := help
+
+help:  ## show the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python $(SOURCES)
+	$(BIN)/python -m pip install --disable-pip-version-check .
+	@touch $@
+
+$(VENV)/.test-installed: $(BIN)/python setup.py pyproject.toml
+	$(BIN)/python -m pip install --disable-pip-version-check '.[test]'
+	@touch $@ $(VENV)/.installed
+
+demo: $(VENV)/.installed  ## set up, then train and predict on built-in data (under 10 minutes on two cores)
+	$(BIN)/nnUNetv2_ext demo
+
+test: $(VENV)/.test-installed $(VENV)/.installed  ## set up, then run everything that CI runs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-fast: $(VENV)/.test-installed $(VENV)/.installed  ## the tests that take seconds, for use while developing
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not commands"
+
+benchmark: $(VENV)/.installed  ## measure cost, and write docs/benchmarks.md anew
+	$(BIN)/python benchmarks/cost.py
+
+clean:  ## remove the environment and what the demo made
+	rm -rf $(VENV) nnunetv2_ext_demo build *.egg-info
+
+.PHONY: help demo test test-fast benchmark clean

@@ -1,0 +1,196 @@
+"""What every network keeps, tested for each trainer of the catalog over the plans that nnU-Net makes."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nnunetv2_ext.architectures.network import SegmentationNetwork
+from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
+from tests.plan_matrix import PLANS, Plan, distinct_strides
+
+SMALLEST = {2: "E8", 3: "D4"}
+
+
+def trainer_class(entry: TrainerEntry) -> type:
+    return getattr(importlib.import_module(entry.module), entry.name)
+
+
+def cases(plans: list[Plan]) -> list:
+    """Pair each trainer with each plan of a dimension that it serves."""
+    return [
+        pytest.param(entry, plan, id=f"{entry.name.removeprefix('nnUNetTrainer')}-{plan.name}")
+        for entry in TRAINERS
+        for plan in plans
+        if len(plan.patch_size) in entry.dims
+    ]
+
+
+def smallest_cases() -> list:
+    return cases([plan for plan in PLANS if plan.name in SMALLEST.values()])
+
+
+def as_list(outputs: Tensor | list[Tensor]) -> list[Tensor]:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def expected_shapes(network: SegmentationNetwork, batch: int, classes: int) -> list[tuple[int, ...]]:
+    return [
+        (batch, classes, *(round(size / stride) for size, stride in zip(network.patch_size, strides, strict=True)))
+        for strides in network.output_strides
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "plan"), cases(list(PLANS)))
+def test_every_plan_at_full_size(entry: TrainerEntry, plan: Plan) -> None:
+    """Shapes at the real patch size, on tensors without memory."""
+    with torch.device("meta"):
+        network = trainer_class(entry).build_network(plan.geometry(), 2, 5)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        network = network.to_empty(device="cpu")
+        outputs = as_list(network(torch.empty(1, 2, *plan.patch_size)))
+    assert [tuple(output.shape) for output in outputs] == expected_shapes(network, 1, 5)
+    assert network.output_strides[0] == (1,) * len(plan.patch_size)
+
+
+@pytest.mark.parametrize(("entry", "plan"), cases(distinct_strides()))
+def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, plan: Plan) -> None:
+    """Finite loss, a finite gradient for every parameter, and the two dimensions that plans vary: channels, classes."""
+    torch.manual_seed(0)
+    channels, classes = {0: (1, 2), 1: (2, 3), 2: (4, 14)}[len(plan.name + plan.poolings.__repr__()) % 3]
+    network = trainer_class(entry).build_network(plan.small(), channels, classes).train()
+    outputs = as_list(network(torch.randn(2, channels, *network.patch_size)))
+    assert [tuple(output.shape) for output in outputs] == expected_shapes(network, 2, classes)
+    loss = sum(nn.functional.cross_entropy(output, output.detach().argmin(1)) for output in outputs)
+    loss.backward()
+    assert loss.isfinite()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, f"{name} takes no part in the training step"
+        assert parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize(("entry", "plan"), cases(distinct_strides()))
+def test_odd_sizes_predict_each_sample_alone(entry: TrainerEntry, plan: Plan) -> None:
+    """A bottom of 3 x 2 x 5 positions; a sample's logits do not depend on its neighbour in the batch."""
+    if plan.name in ("C1", "C2", "C8", "A5", "A6", "A7", "E1") and not entry.name.endswith("DS"):
+        # The trainer with heads has the same parts; one of the two is enough where a step takes seconds.
+        plan = next(row for row in PLANS if row.name == SMALLEST[len(plan.patch_size)])
+    torch.manual_seed(0)
+    network = trainer_class(entry).build_network(plan.odd(), 1, 3, deep_supervision=False).eval()
+    x = torch.randn(2, 1, *network.patch_size)
+    with torch.no_grad():
+        together, alone = network(x), network(x[1:])
+        assert torch.allclose(together[1:], alone, atol=1e-4 * float(alone.abs().max()))
+        assert not torch.allclose(together[:1], together[1:]), "the output does not depend on the input"
+        assert torch.equal(network(x), together), "a second call differs"
+        assert together.is_contiguous()
+        together += 1
+        assert not torch.equal(network(x), together), "the output is not a tensor of its own"
+
+
+@pytest.mark.parametrize(("entry", "plan"), smallest_cases())
+class TestAnyNetwork:
+    """Properties that do not depend on the plan, at the smallest one of each dimension."""
+
+    @staticmethod
+    def build(entry: TrainerEntry, plan: Plan, **arguments) -> SegmentationNetwork:
+        torch.manual_seed(0)
+        return trainer_class(entry).build_network(plan.geometry(), 2, 3, **arguments)
+
+    def test_deep_supervision_flag_leaves_the_parameters(self, entry: TrainerEntry, plan: Plan) -> None:
+        on, off = self.build(entry, plan, deep_supervision=True), self.build(entry, plan, deep_supervision=False)
+        assert on.state_dict().keys() == off.state_dict().keys()
+        assert isinstance(off.eval()(torch.randn(1, 2, *off.patch_size)), Tensor)
+        off.load_state_dict(on.state_dict())
+
+    def test_switch_is_read_at_each_forward_pass(self, entry: TrainerEntry, plan: Plan) -> None:
+        network = self.build(entry, plan, deep_supervision=True).eval()
+        x = torch.randn(1, 2, *network.patch_size)
+        outputs = network(x)
+        network.decoder.deep_supervision = False
+        assert torch.equal(network(x), as_list(outputs)[0])
+        network.decoder.deep_supervision = True
+        assert isinstance(network(x), Tensor if len(network.output_strides) == 1 else list)
+
+    def test_frozen_where_the_flag_leaves_it_unused(self, entry: TrainerEntry, plan: Plan) -> None:
+        network = self.build(entry, plan, deep_supervision=False).train()
+        network(torch.randn(2, 2, *network.patch_size)).sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters() if parameter.requires_grad)
+
+    def test_heads_and_only_heads_depend_on_the_classes(self, entry: TrainerEntry, plan: Plan) -> None:
+        few, many = (
+            {
+                name: tensor.shape
+                for name, tensor in trainer_class(entry).build_network(plan.geometry(), 2, k).state_dict().items()
+            }
+            for k in (3, 7)
+        )
+        changed = {name for name in few if few[name] != many[name]}
+        assert changed == {name for name in few if ".seg_layers." in name}
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_is_finite(self, entry: TrainerEntry, plan: Plan, dtype: torch.dtype) -> None:
+        network = self.build(entry, plan).train()
+        with torch.autocast("cpu", dtype=dtype):
+            outputs = as_list(network(10 * torch.randn(2, 2, *network.patch_size)))
+        loss = sum(output.float().square().mean() for output in outputs)
+        loss.backward()
+        assert loss.isfinite()
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+    def test_saves_and_loads(self, entry: TrainerEntry, plan: Plan, tmp_path) -> None:
+        network = self.build(entry, plan).eval()
+        torch.save(network.state_dict(), tmp_path / "weights.pth")
+        torch.manual_seed(1)
+        other = trainer_class(entry).build_network(plan.geometry(), 2, 3).eval()
+        other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
+        x = torch.randn(1, 2, *network.patch_size)
+        assert all(torch.equal(a, b) for a, b in zip(as_list(network(x)), as_list(other(x)), strict=True))
+        assert type(pickle.loads(pickle.dumps(network))) is type(network)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_compiles_into_one_graph(self, entry: TrainerEntry, plan: Plan, training: bool) -> None:
+        network = self.build(entry, plan).train(training)
+        torch._dynamo.reset()
+        x = torch.randn(2, 2, *network.patch_size)
+        explanation = torch._dynamo.explain(network)(x)
+        assert explanation.graph_count == 1, explanation.break_reasons
+        compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+        outputs = as_list(compiled(x))
+        if training:
+            sum(output.sum() for output in outputs).backward()
+        else:
+            for got, expected in zip(outputs, as_list(network(x)), strict=True):
+                assert torch.allclose(got, expected, atol=1e-4 * float(expected.abs().max()))
+            network.decoder.deep_supervision = False
+            assert isinstance(compiled(x), Tensor)
+
+    def test_weight_decay_exemptions_are_parameters(self, entry: TrainerEntry, plan: Plan) -> None:
+        network = self.build(entry, plan)
+        assert network.parameters_without_weight_decay() <= {name for name, _ in network.named_parameters()}
+
+    def test_stages_are_described(self, entry: TrainerEntry, plan: Plan) -> None:
+        rows = self.build(entry, plan).describe_stages()
+        assert rows
+        assert all({"stage", "grid", "channels"} <= row.keys() for row in rows)
+        assert len({tuple(row) for row in rows}) == 1
+
+    def test_recomputation_keeps_less(self, entry: TrainerEntry, plan: Plan, monkeypatch) -> None:
+        """`nnUNet_ext_checkpointing=1` reaches the network, keeps less memory and gives the same numbers."""
+        from nnunetv2_ext.cost import bytes_kept_for_backward
+
+        kept, outputs = [], []
+        for value in ("0", "1"):
+            monkeypatch.setenv("nnUNet_ext_checkpointing", value)
+            network = self.build(entry, plan).train()
+            x = torch.randn(2, 2, *network.patch_size, generator=torch.Generator().manual_seed(0))
+            kept.append(bytes_kept_for_backward(network, x))
+            outputs.append(as_list(network.eval()(x)))
+        assert kept[1] < kept[0]
+        assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))

@@ -1,0 +1,36 @@
+"""What all tests share: one thread a worker, and small datasets that nnU-Net has planned and preprocessed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.planned_data import PlannedData, prepare
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+
+
+@pytest.fixture(scope="session")
+def planned_data(tmp_path_factory: pytest.TempPathFactory) -> PlannedData:
+    """Give small phantom datasets, planned and preprocessed once for all workers of a test run."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    return prepare(root / "planned_data")
+
+
+@pytest.fixture
+def nnunet_folders(planned_data: PlannedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlannedData:
+    """Set nnU-Net's three folders: the shared data, and results of this test's own."""
+    data = planned_data.with_results(tmp_path / "results")
+    for name, value in data.folder_variables().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    return data
