@@ -20,23 +20,27 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python $(SOURCES)
+	rm -rf build  # setuptools would pack modules that have since been removed
 	$(BIN)/python -m pip install --disable-pip-version-check .
 	@touch $@
 
 $(VENV)/.test-installed: $(BIN)/python setup.py pyproject.toml
+	rm -rf build
 	$(BIN)/python -m pip install --disable-pip-version-check '.[test]'
 	@touch $@ $(VENV)/.installed
 
 demo: $(VENV)/.installed  ## set up, then train and predict on built-in data (under 10 minutes on two cores)
 	$(BIN)/nnUNetv2_ext demo
 
-test: $(VENV)/.test-installed $(VENV)/.installed  ## set up, then run everything that CI runs
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+test: $(VENV)/.test-installed $(VENV)/.installed lint  ## set up, then run everything that CI runs
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 test-fast: $(VENV)/.test-installed $(VENV)/.installed  ## the tests that take seconds, for use while developing
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not commands"
+
+lint: $(VENV)/.test-installed  ## style and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 benchmark: $(VENV)/.installed  ## measure cost, and write docs/benchmarks.md anew
 	$(BIN)/python benchmarks/cost.py
@@ -44,4 +48,4 @@ benchmark: $(VENV)/.installed  ## measure cost, and write docs/benchmarks.md ane
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) nnunetv2_ext_demo build *.egg-info
 
-.PHONY: help demo test test-fast benchmark clean
+.PHONY: help demo test test-fast lint benchmark clean

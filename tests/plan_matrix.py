@@ -42,6 +42,10 @@ class Plan:
         """Give the row's strides with the smallest patch that keeps two positions per axis at the bottom."""
         return self.geometry(tuple(2 * stride for stride in self.total_stride))
 
+    def odd_voxels(self) -> int:
+        """Count the voxels of the patch of `odd`."""
+        return math.prod(self.odd().patch_size)
+
     def odd(self) -> Geometry:
         """Give the row's strides with a bottom of 3 x 2 x 5 positions."""
         return self.geometry(tuple(n * stride for n, stride in zip((3, 2, 5), self.total_stride, strict=False)))

@@ -239,6 +239,7 @@ class TestClasses:
             trainer = nnunetv2_ext.trainers.find_trainer(name)
             assert pickle.loads(pickle.dumps(trainer)) is trainer
 
+    @pytest.mark.slow
     def test_spawned_child(self) -> None:
         """A spawned process, which nobody has told about the variant, makes it again from its name."""
         trainer = nnunetv2_ext.trainers.find_trainer(VARIANT)
