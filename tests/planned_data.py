@@ -16,6 +16,7 @@ from filelock import FileLock
 from nnunetv2_ext.demo.phantom import write_dataset
 
 LABELS, REGIONS, IGNORE = "Dataset801_Labels", "Dataset802_Regions", "Dataset803_Ignore"
+CONFIGURATIONS = ("2d", "3d_fullres")
 SHAPE = (16, 48, 48)
 N_TRAIN, N_TEST = 5, 1
 
@@ -103,6 +104,35 @@ def _write_datasets(raw: Path) -> None:
     _change_labels(raw, IGNORE, labels={**renamed, "ignore": max(organs)})
 
 
+def _preprocess_like_labels(data: PlannedData, dataset: str) -> None:
+    """Give a dataset with the same images the plans of `LABELS`, and preprocess its cases in this process.
+
+    nnU-Net's command starts a pool of processes for each step, which takes most of its time on data this small.
+    """
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    target = data.preprocessed / dataset
+    shutil.copytree(data.preprocessed / LABELS, target, ignore=shutil.ignore_patterns("nnUNetPlans_*"))
+    shutil.copyfile(data.raw / dataset / "dataset.json", target / "dataset.json")
+    plans = {**data.plans(LABELS), "dataset_name": dataset}
+    (target / "nnUNetPlans.json").write_text(json.dumps(plans))
+    manager = PlansManager(plans)
+    for name in CONFIGURATIONS:
+        configuration = manager.get_configuration(name)
+        (target / configuration.data_identifier).mkdir()
+        for label in sorted((data.raw / dataset / "labelsTr").glob("*.nii.gz")):
+            case = label.name.removesuffix(".nii.gz")
+            DefaultPreprocessor(verbose=False).run_case_save(
+                str(target / configuration.data_identifier / case),
+                [str(data.raw / dataset / "imagesTr" / f"{case}_0000.nii.gz")],
+                str(label),
+                manager,
+                configuration,
+                data.dataset_json(dataset),
+            )
+
+
 def prepare(root: Path) -> PlannedData:
     """Make the datasets in a folder, or use them if another worker has."""
     data = PlannedData(root / "raw", root / "preprocessed", root / "results")
@@ -115,9 +145,11 @@ def prepare(root: Path) -> PlannedData:
                 folder.mkdir(exist_ok=True)
             run(
                 "nnUNetv2_plan_and_preprocess",
-                *("-d", "801", "802", "803", "-c", "2d", "3d_fullres", "-np", "1", "1", "-npfp", "1", "--no_pbar"),
+                *("-d", "801", "-c", *CONFIGURATIONS, "-np", "1", "1", "-npfp", "1", "--no_pbar"),
                 environment=clean_environment(**data.folder_variables()),
                 cwd=root,
             )
+            for dataset in (REGIONS, IGNORE):
+                _preprocess_like_labels(data, dataset)
             done.touch()
     return data

@@ -145,7 +145,7 @@ def test_a_folder_that_is_not_the_demos_is_refused(tmp_path):
     assert files_below(tmp_path) == {"precious.txt"}
     with pytest.raises(DemoError, match="is a file"):
         run_demo(tmp_path / "precious.txt", device="cpu")
-    with pytest.raises(DemoError, match="cannot use .* choose another folder"):
+    with pytest.raises(DemoError, match=r"cannot use .* choose another folder"):
         run_demo(tmp_path / "precious.txt" / "demo", device="cpu")
 
 

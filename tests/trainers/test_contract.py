@@ -68,10 +68,11 @@ def test_trains_saves_resumes_and_predicts(
     name = f"{entry.name}_2epochs_2iters"
     trainer = make_trainer(nnunet_folders, name, dataset, configuration)
     assert np.isfinite(one_epoch(trainer)).all()
-    trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    # The first epoch is the best so far, so nnU-Net has saved it.
+    checkpoint = "checkpoint_best.pth"
 
     resumed = make_trainer(nnunet_folders, name, dataset, configuration)
-    resumed.load_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    resumed.load_checkpoint(str(Path(trainer.output_folder) / checkpoint))
     assert resumed.current_epoch == 1
     for (key, before), after in zip(
         trainer.network.state_dict().items(), resumed.network.state_dict().values(), strict=True
@@ -80,7 +81,7 @@ def test_trains_saves_resumes_and_predicts(
     assert np.isfinite(one_epoch(resumed)).all()
 
     case = np.zeros((1, 8, 40, 40), dtype=np.float32)
-    logits = predict(trainer, "checkpoint_latest.pth", case)
+    logits = predict(trainer, checkpoint, case)
     assert logits.shape == (trainer.label_manager.num_segmentation_heads, 8, 40, 40)
     assert logits.isfinite().all()
 
