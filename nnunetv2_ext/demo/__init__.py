@@ -1,0 +1,1 @@
+"""A complete run of the stock commands on a phantom, small enough for a laptop."""
