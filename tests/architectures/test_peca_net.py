@@ -191,7 +191,7 @@ def test_attention_stays_finite(scale: float) -> None:
 
 
 def test_attention_learns_under_half_precision() -> None:
-    """At initialisation, and with gradients scaled as nnU-Net scales them, no weight has a gradient of exactly zero."""
+    """At initialisation, with the loss scaled as nnU-Net scales it, no element of a weight has a gradient of zero."""
     torch.manual_seed(0)
     network = without_dropout(small_network(patch_size=(16, 64, 64)))
     with torch.autocast("cpu", dtype=torch.float16):
@@ -200,8 +200,8 @@ def test_attention_learns_under_half_precision() -> None:
     (65536 * loss).backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad.isfinite().all(), name
-        if ".attention." in name and not name.endswith("key_projection.bias"):
-            assert parameter.grad.ne(0).any(dim=-1).all() or parameter.grad.ne(0).float().mean() > 0.99, name
+        if ".attention." in name:
+            assert parameter.grad.ne(0).all(), name
 
 
 def test_attention_layer_computes_in_float32_under_autocast() -> None:
@@ -246,10 +246,8 @@ def test_deep_supervision_changes_the_number_of_outputs_alone() -> None:
     network = small_network(auxiliary_heads=True, deep_supervision=True).eval()
     x = torch.randn(2, 1, 16, 32, 32)
     outputs = network(x)
-    assert [tuple(output.shape[2:]) for output in outputs] == [(16, 32, 32), (8, 16, 16), (8, 8, 8)][:1] + [
-        tuple(size // stride for size, stride in zip((16, 32, 32), strides, strict=True))
-        for strides in network.output_strides[1:]
-    ]
+    # The finest decoder feature has stride (2, 4, 4), the next one (4, 8, 8); the head kernels divide them.
+    assert [tuple(output.shape[2:]) for output in outputs] == [(16, 32, 32), (8, 16, 16), (8, 8, 8)]
     network.decoder.deep_supervision = False
     assert torch.equal(network(x), outputs[0])
     headless = small_network().eval()
