@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pickle
 
 import pytest
@@ -17,6 +18,7 @@ from tests.plan_matrix import PLANS, Plan, distinct_strides
 SMALLEST = {2: "E8", 3: "D4"}
 # Voxels; larger patches take minutes on two cores, and differ from smaller ones in nothing but the number of poolings.
 ODD_LIMIT = 2**18
+FAST_LIMIT = 2**17
 
 
 def trainer_class(entry: TrainerEntry) -> type:
@@ -24,9 +26,14 @@ def trainer_class(entry: TrainerEntry) -> type:
 
 
 def cases(plans: list[Plan]) -> list:
-    """Pair each trainer with each plan of a dimension that it serves."""
+    """Pair each trainer with each plan of a dimension that it serves; large plans make slow tests."""
     return [
-        pytest.param(entry, plan, id=f"{entry.name.removeprefix('nnUNetTrainer')}-{plan.name}")
+        pytest.param(
+            entry,
+            plan,
+            id=f"{entry.name.removeprefix('nnUNetTrainer')}-{plan.name}",
+            marks=pytest.mark.slow if math.prod(plan.small().patch_size) > FAST_LIMIT else (),
+        )
         for entry in TRAINERS
         for plan in plans
         if len(plan.patch_size) in entry.dims
@@ -65,7 +72,7 @@ def test_every_plan_at_full_size(entry: TrainerEntry, plan: Plan) -> None:
 def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, plan: Plan) -> None:
     """Finite loss, a finite gradient for every parameter, and the two dimensions that plans vary: channels, classes."""
     torch.manual_seed(0)
-    channels, classes = {0: (1, 2), 1: (2, 3), 2: (4, 14)}[len(plan.name + plan.poolings.__repr__()) % 3]
+    channels, classes = ((1, 2), (2, 3), (4, 14))[sum(map(sum, plan.poolings)) % 3]
     network = trainer_class(entry).build_network(plan.small(), channels, classes).train()
     outputs = as_list(network(torch.randn(2, channels, *network.patch_size)))
     assert [tuple(output.shape) for output in outputs] == expected_shapes(network, 2, classes)
@@ -155,20 +162,20 @@ class TestAnyNetwork:
         assert all(torch.equal(a, b) for a, b in zip(as_list(network(x)), as_list(other(x)), strict=True))
         assert type(pickle.loads(pickle.dumps(network))) is type(network)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("training", [True, False])
     def test_compiles_into_one_graph(self, entry: TrainerEntry, plan: Plan, training: bool) -> None:
         network = self.build(entry, plan).train(training)
         torch._dynamo.reset()
         x = torch.randn(2, 2, *network.patch_size)
-        explanation = torch._dynamo.explain(network)(x)
-        assert explanation.graph_count == 1, explanation.break_reasons
+        # A second graph, or a break between two, is an error of `fullgraph`.
         compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
         outputs = as_list(compiled(x))
         if training:
             sum(output.sum() for output in outputs).backward()
         else:
             for got, expected in zip(outputs, as_list(network(x)), strict=True):
-                assert torch.allclose(got, expected, atol=1e-4 * float(expected.abs().max()))
+                assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max().item())
             network.decoder.deep_supervision = False
             assert isinstance(compiled(x), Tensor)
 
