@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from nnunetv2_ext.demo.canvas import AIR, Canvas, bspline_field
+from nnunetv2_ext.demo.canvas import Canvas, bspline_field
 
 __all__ = ["LABELS", "Contrast", "paint_abdomen"]
 
@@ -19,8 +19,8 @@ class Contrast:
     """Hounsfield units of what takes up contrast medium.
 
     Attributes:
-        aorta, veins, portal, cortex, medulla, liver, spleen, pancreas, stomach: HU of the tissue; for the stomach, of what
-            fills it.
+        aorta, veins, portal, cortex, medulla, liver, spleen, pancreas, stomach: HU of the tissue; for the stomach, of
+            what fills it.
     """
 
     aorta: float
@@ -66,10 +66,9 @@ class _Abdomen:
         self.fat_mm = rng.uniform(9, 24)
         self.wall_mm = rng.uniform(10, 14)
         x, y = canvas.x, canvas.y
-        flat_back = np.where(y > 0, y * 1.08, y)
-        roundness = ((np.abs(x) / 163) ** 2.3 + (np.abs(flat_back) / 113) ** 2.3) ** (1 / 2.3)
+        roundness = ((np.abs(x) / 163) ** 2.3 + (np.abs(y) / 112) ** 2.3) ** (1 / 2.3)
         self.depth = np.hypot(x, y) * (1 / np.maximum(roundness, 0.02) - 1)  # mm under the skin
-        self.belly = np.clip(-y / 113, -1, 1)  # 1 at the front, -1 at the back
+        self.belly = np.clip(-y / 112, -1, 1)  # 1 at the front, -1 at the back
         self.fat_depth = self.fat_mm * (1 - 0.3 * self.belly) + 2.0 * canvas.bumps[1]
         self.inner = self.depth - self.fat_depth - self.wall_mm  # mm inside the abdominal wall
         right, left = rng.uniform(52, 64), rng.uniform(44, 56)
@@ -222,8 +221,9 @@ class _Abdomen:
         for side in (-1, 1):
             for centre, radii in (((side * 34, 84, 0), (27, 17, 400)), ((side * 66, 76, -60), (17, 11, 62))):
                 where = canvas.window(centre, (*radii[:2], 100))
-                depth = canvas.ellipsoid(where, centre, radii) + canvas.bumps[0][where]
-                canvas.paint(where, depth > -2, FAT)
+                under_skin = self.depth[where] - 0.5 * self.fat_depth[where]
+                depth = np.minimum(canvas.ellipsoid(where, centre, radii) + canvas.bumps[0][where], under_skin)
+                canvas.paint(where, (depth > -2) & (under_skin > 0), FAT)
                 canvas.paint(where, depth > 0, MUSCLE - 55 * (self.texture[where] > 1.5))
             where = canvas.window((side * 36, 54, -40), (26, 22, 90))
             growth = np.clip((30 - canvas.z[where]) / 90, 0.05, 1)  # the psoas widens downwards
@@ -241,7 +241,7 @@ class _Abdomen:
         pedicle = (np.abs(np.abs(x) - 15) < 5) & (np.abs(y - 70) < 9) & (level < 8)
         process = (np.abs(x) < 4) & (y > 84) & (y < 106) & (np.abs(level - 2) < 9)
         across = (np.abs(y - 76 - 0.15 * np.abs(x)) < 4) & (np.abs(x) < 44) & (level < 6)
-        canvas.paint(where, (pedicle | process | across) & (canal > 0), 420.0)
+        canvas.paint(where, (pedicle | process | across) & (canal > 0) & (self.depth[where] > 4), 420.0)
         canvas.paint(where, canal < 0, np.where(np.hypot(x, y - 78) < 5.5, 34.0, 5.0))
 
     def ribs(self) -> None:
@@ -265,7 +265,8 @@ class _Abdomen:
         depth = (1 - np.hypot((canvas.x[where] - cava[0]) / 14, (canvas.y[where] - cava[1]) / 10.5)) * 12
         canvas.paint(where, (depth > -1.5) & (canvas.labels[where] == 0), FAT)
         canvas.paint(where, (depth > 0) & (self.under[where] > -10), contrast.veins)
-        for z, reach in ((rng.normal(12, 5), 30.0), (rng.normal(-6, 5), 42.0)):  # coeliac trunk, superior mesenteric artery
+        # Coeliac trunk and superior mesenteric artery.
+        for z, reach in ((rng.normal(12, 5), 30.0), (rng.normal(-6, 5), 42.0)):
             start, end = (8.0, 20.0, z), (8.0 + rng.normal(0, 6), 20 - reach, z - reach / 2)
             where = canvas.window(np.add(start, end) / 2, (14, 26, 22))
             inside = (canvas.tube(where, start, end, 3.8) > 0) & (canvas.labels[where] == 0)
@@ -314,7 +315,7 @@ def paint_abdomen(canvas: Canvas, rng: np.random.Generator, contrast: Contrast) 
 def _paint_table(canvas: Canvas, depth: np.ndarray) -> None:
     """Put the patient on the scanner's table: a thin curved shell filled with foam, not bent with the patient."""
     _, y, x = np.meshgrid(*canvas.axes, indexing="ij", sparse=True)
-    back = 113 / 1.08 * canvas.size[1] + canvas.shift[1]
+    back = 112 * canvas.size[1] + canvas.shift[1]
     below = y - (back + 4 - 0.0012 * x**2)  # mm below the top of the table
     edge = np.minimum(np.minimum(below, 26 - below), 205 - np.abs(x))
     half = 2.4 * (canvas.axes[2][1] - canvas.axes[2][0])  # shaded by hand: a real shell is thinner than a sample

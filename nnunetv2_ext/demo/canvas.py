@@ -1,8 +1,8 @@
 """A finely sampled patient on which bodies are painted, and the scanner that turns it into voxels.
 
 Coordinates are millimetres in an average patient, the way DICOM counts them: x grows to the patient's left, y to the
-back, z to the head, the origin is the middle of the body. Each patient bends that space in its own way, so that a body is
-written down once (an ellipsoid, a tube) and looks different in every case.
+back, z to the head, the origin is the middle of the body. Each patient bends that space in its own way, so that a body
+is written down once (an ellipsoid, a tube) and looks different in every case.
 """
 
 from collections.abc import Sequence

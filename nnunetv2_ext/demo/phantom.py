@@ -14,7 +14,7 @@ from nnunetv2_ext.demo.canvas import Canvas
 
 __all__ = ["LABELS", "make_case", "write_dataset"]
 
-DEFAULT_SHAPE = (28, 96, 112)  # voxels along z, y, x
+DEFAULT_SHAPE = (16, 64, 80)  # voxels along z, y, x
 COVERAGE_MM = 130.0  # from the dome of the liver to the lower poles of the kidneys
 FIELD_OF_VIEW_MM = 352.0  # across an average patient
 

@@ -22,7 +22,7 @@ HEARTBEAT_S = 10.0  # a command that is silent for longer gets a line that says 
 TAIL_CHARACTERS = 20_000  # of a command's output, kept to explain a failure
 ALMOST_NOTHING_BYTES = 16 * 1024**2  # less free space than this after a failure means the disk is full
 
-# What a full disk looks like in the output of a command: the system's message, and PyTorch's, which leaves out the reason.
+# What a full disk looks like in a command's output: the system's message, and torch's, which leaves out the reason.
 DISK_FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed writing")
 REMEDIES = (
     ("No module named", "the installation is incomplete: install nnunetv2_ext again with pip"),
@@ -76,7 +76,7 @@ def find_script(name: str) -> str:
     folders = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
     found = shutil.which(name, path=os.pathsep.join(folders)) or shutil.which(name)
     if found is None:
-        raise DemoError(f"The command {name} is not in {folders[0]}: install nnU-Net there with `pip install nnunetv2`.")
+        raise DemoError(f"The command {name} is not in {folders[0]}: install nnU-Net there (pip install nnunetv2).")
     return found
 
 

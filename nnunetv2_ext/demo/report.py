@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-__all__ = ["Scores", "draw_overlay", "format_table", "read_scores", "write_report"]
+from nnunetv2_ext.tables import format_table
+
+__all__ = ["Scores", "draw_overlay", "read_scores", "scores_table", "write_report"]
 
 WINDOW_HU, LEVEL_HU = 400.0, 40.0  # the usual window for an abdomen
 BACKGROUND, TEXT, FAINT = "#101214", "#f2f2f2", "#9aa0a6"
@@ -62,26 +63,22 @@ def read_scores(summary_file: Path, dataset_json: Path) -> Scores:
     """
     values = json.loads(dataset_json.read_text(encoding="utf-8"))["labels"]
     organs = sorted((name for name, value in values.items() if value != 0), key=values.__getitem__)
-    per_case = sorted(
-        json.loads(summary_file.read_text(encoding="utf-8"))["metric_per_case"], key=lambda case: case["prediction_file"]
-    )
+    per_case = json.loads(summary_file.read_text(encoding="utf-8"))["metric_per_case"]
+    per_case.sort(key=lambda case: case["prediction_file"])
     dice = [[case["metrics"][str(values[organ])]["Dice"] for organ in organs] for case in per_case]
     names = tuple(Path(case["prediction_file"]).name.removesuffix(".nii.gz") for case in per_case)
     return Scores(tuple(organs), names, np.array(dice, dtype=float))  # nnU-Net writes null or NaN for an absent organ
 
 
-def format_table(scores: Scores) -> str:
+def scores_table(scores: Scores) -> str:
     """Lay the scores out as a Markdown table that reads well in a terminal too: one row an organ, one column a case."""
     columns = np.column_stack([scores.dice.T, scores.organ_means()])  # (organs, cases + 1)
     last = [*(_mean(row) for row in scores.dice), scores.mean()]
-    rows = [["organ", *scores.cases, "mean"]]
-    for name, values in zip((*scores.organs, "**mean**"), [*columns, last], strict=True):
-        rows.append([name.replace("_", " "), *("-" if math.isnan(v) else f"{v:.3f}" for v in values)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    rule = [("-" * w if i == 0 else "-" * (w - 1) + ":") for i, w in enumerate(widths)]
-    lines.insert(1, "| " + " | ".join(rule) + " |")
-    return "\n".join(lines)
+    rows = [
+        [name.replace("_", " "), *("-" if math.isnan(value) else f"{value:.3f}" for value in values)]
+        for name, values in zip((*scores.organs, "**mean**"), [*columns, last], strict=True)
+    ]
+    return format_table(("organ", *scores.cases, "mean"), rows, markdown=True)
 
 
 def write_report(scores: Scores, images: Path, references: Path, predictions: Path, folder: Path) -> None:
@@ -96,7 +93,7 @@ def write_report(scores: Scores, images: Path, references: Path, predictions: Pa
     """
     folder.mkdir(parents=True, exist_ok=True)
     title = "# Dice of the test cases\n\nDice = 2 |A and B| / (|A| + |B|); 1 is perfect.\n\n"
-    (folder / "dice.md").write_text(title + format_table(scores) + "\n", encoding="utf-8")
+    (folder / "dice.md").write_text(title + scores_table(scores) + "\n", encoding="utf-8")
     with (folder / "dice.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["case", *scores.organs])
@@ -119,7 +116,8 @@ def draw_overlay(scores: Scores, images: Path, references: Path, predictions: Pa
     for index, case in enumerate(scores.cases[:2]):
         image = sitk.ReadImage(str(images / f"{case}_0000.nii.gz"))
         volumes = [sitk.GetArrayFromImage(image)]
-        volumes += [sitk.GetArrayFromImage(sitk.ReadImage(str(f / f"{case}.nii.gz"))) for f in (references, predictions)]
+        for folder in (references, predictions):
+            volumes.append(sitk.GetArrayFromImage(sitk.ReadImage(str(folder / f"{case}.nii.gz"))))
         x, y, z = image.GetSpacing()
         at = _busiest_slice(volumes[1], axis=0)
         rows.append((index, f"axial slice {at + 1} of {len(volumes[0])}", [v[at] for v in volumes], y / x))

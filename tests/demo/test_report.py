@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from matplotlib.image import imread
 
 from nnunetv2_ext.demo.phantom import write_dataset
-from nnunetv2_ext.demo.report import Scores, _busiest_slice, draw_overlay, format_table, read_scores, write_report
+from nnunetv2_ext.demo.report import Scores, _busiest_slice, draw_overlay, read_scores, scores_table, write_report
 
 ORGANS = ("liver", "spleen", "aorta")
 
@@ -54,7 +54,7 @@ def test_the_mean_is_nnunets_foreground_mean(scores: Scores):
 
 
 def test_the_table_has_a_row_for_each_organ_and_says_where_there_is_nothing_to_compare(scores: Scores):
-    lines = format_table(scores).splitlines()
+    lines = scores_table(scores).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["organ", "case_1", "case_2", "mean"]
     assert cells[2] == ["liver", "0.900", "0.950", "0.925"]
@@ -66,7 +66,7 @@ def test_the_table_has_a_row_for_each_organ_and_says_where_there_is_nothing_to_c
 def test_an_organ_that_no_case_has_is_no_number(scores: Scores):
     empty = Scores(("liver",), ("case_1",), np.array([[math.nan]]))
     assert math.isnan(empty.mean())
-    assert "nan" not in format_table(empty)
+    assert "nan" not in scores_table(empty)
 
 
 def test_the_slice_shown_is_the_one_with_most_organs():
@@ -91,7 +91,7 @@ def test_the_report_is_written_from_a_data_set_and_its_predictions(tmp_path: Pat
     write_report(scores, raw / "imagesTs", raw / "labelsTs", predictions, tmp_path / "result")
 
     assert sorted(path.name for path in (tmp_path / "result").iterdir()) == ["dice.csv", "dice.md", "overlay.png"]
-    assert format_table(scores) in (tmp_path / "result" / "dice.md").read_text()
+    assert scores_table(scores) in (tmp_path / "result" / "dice.md").read_text()
     with (tmp_path / "result" / "dice.csv").open() as file:
         rows = list(csv.reader(file))
     assert rows[0] == ["case", *organs]
