@@ -57,4 +57,7 @@ BASELINE = TrainerEntry(
 )
 
 # Reference systems of `weights.from_authors`, and the module that knows each one's settings and tensor names.
-AUTHORS_SYSTEMS: dict[str, str] = {"peca_net": "nnunetv2_ext.weights.peca_net"}
+AUTHORS_SYSTEMS: dict[str, str] = {
+    "dca": "nnunetv2_ext.weights.dca",
+    "peca_net": "nnunetv2_ext.weights.peca_net",
+}
