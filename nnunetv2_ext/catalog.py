@@ -52,6 +52,15 @@ _WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files
 TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
     TrainerEntry("nnUNetTrainerPECANetDS", method="PECA-Net with auxiliary heads", deep_supervision=True, **_PECA_NET),
+    TrainerEntry(
+        "nnUNetTrainerDCA",
+        module="nnunetv2_ext.trainers.dca",
+        method="DCA on the planned network",
+        paper="Ates, Mohan, Celik: Dual Cross-Attention",
+        dims=(2, 3),
+        deep_supervision=True,
+        checked_against="the authors' code: 11 golden files of the module",
+    ),
     TrainerEntry("nnUNetTrainerUNet", method="U-Net", **_PLAIN),
     TrainerEntry("nnUNetTrainerDCAUNet", method="U-Net with DCA", **_WITH_DCA),
     TrainerEntry("nnUNetTrainerVNet", method="V-Net", **_PLAIN),
