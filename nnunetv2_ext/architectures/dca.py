@@ -12,8 +12,8 @@ Shape legend: B batch, n stages, C_i channels of stage i, C = sum of all C_i, G 
 order (last axis fastest), h heads.
 
 Memory: the tokens are few, the maps are large. Of what happens at full resolution (interpolation, sum, norm,
-activation) nothing but the input map is kept for the backward pass; the rest, which is element-wise but for the norm's
-statistics, is computed again. Running statistics are updated once all the same, from the first pass.
+activation) nothing but the input map is kept for the backward pass; the rest is computed again, though running
+statistics are updated once. The attentions, a few percent of a network's work, are computed again too.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ class ChannelCrossAttention(nn.Module):
         # Scores are sums over all tokens, and reach hundreds: there half precision rounds to whole numbers and changes
         # the softmax, and beyond 14,000 tokens unscaled sums leave fp16's range.
         with torch.autocast(device_type=tokens.device.type, enabled=False):
-            scores = query.float().transpose(2, 3) @ key.float()
+            precise = torch.promote_types(query.dtype, torch.float32)
+            scores = query.to(precise).transpose(2, 3) @ key.to(precise)
             attention = scores.softmax(dim=-1)  # (B, h, C_i / h, C / h)
         mixed = value @ attention.to(value.dtype).transpose(2, 3)  # (B, h, P, C_i / h)
         return self.out(mixed.transpose(1, 2).flatten(2))
@@ -255,12 +256,12 @@ class DualAttentionBlock(nn.Module):
     def _across_channels(self, tokens: list[Tensor]) -> list[Tensor]:
         normed = [norm(x) for norm, x in zip(self.channel_norms, tokens, strict=True)]
         context = torch.cat(normed, dim=2)
-        return [attend(x, context) for attend, x in zip(self.channel_attentions, normed, strict=True)]
+        return [recompute(attend, x, context) for attend, x in zip(self.channel_attentions, normed, strict=True)]
 
     def _across_positions(self, tokens: list[Tensor]) -> list[Tensor]:
         normed = [norm(x) for norm, x in zip(self.spatial_norms, tokens, strict=True)]
         context = torch.cat(normed, dim=2)
-        return [attend(context, x) for attend, x in zip(self.spatial_attentions, normed, strict=True)]
+        return [recompute(attend, context, x) for attend, x in zip(self.spatial_attentions, normed, strict=True)]
 
 
 class MapUpdate(nn.Module):
@@ -294,13 +295,22 @@ class MapUpdate(nn.Module):
         return output
 
     def _update(self, feature: Tensor, coarse: Tensor) -> Tensor:
-        return self.activation(self.norm(feature + interpolate_to(coarse, feature.shape[2:])))
+        x = interpolate_to(coarse, feature.shape[2:], plus=feature)
+        norm = self.norm
+        if type(norm) is not nd.instance_norm(x.ndim - 2) or norm.track_running_stats:
+            return self.activation(norm(x))
+        # Instance norm is batch norm of one sample with B C channels. torch's own gives a view of that, and in-place
+        # activation of a view costs two more copies of the map in the backward pass.
+        batch, shape = x.shape[0], x.shape
+        weight, bias = (None if table is None else table.repeat(batch) for table in (norm.weight, norm.bias))
+        x = F.batch_norm(x.reshape(1, -1, *shape[2:]), None, None, weight, bias, training=True, eps=norm.eps)
+        return self.activation(x).reshape(shape)
 
     def _update_with_statistics(self, feature: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Give the batch's statistics too, without touching the norm's state: a momentum of 1 hands them out whole."""
         norm = self.norm
         mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
-        x = feature + interpolate_to(coarse, feature.shape[2:])
+        x = interpolate_to(coarse, feature.shape[2:], plus=feature)
         x = F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=True, momentum=1.0, eps=norm.eps)
         return self.activation(x), mean, variance
 
@@ -309,8 +319,10 @@ def _fitting_heads(name: str, wanted: int | Sequence[int], channels: Sequence[in
     """Give the heads per stage: one number is lowered where it does not divide, one for each stage must divide."""
     total = sum(channels)
     if isinstance(wanted, int):
+        if wanted < 1:
+            raise ValueError(f"{name} is {wanted}; attention needs at least one head.")
         return tuple(
-            next(heads for heads in range(max(1, wanted), 0, -1) if width % heads == 0 and total % heads == 0)
+            next(heads for heads in range(wanted, 0, -1) if width % heads == 0 and total % heads == 0)
             for width in channels
         )
     heads = tuple(int(number) for number in wanted)
@@ -394,6 +406,8 @@ class DCA(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"DCA has no {name} {value!r}; there are {', '.join(known)}.")
+        if n_blocks < 1:
+            raise ValueError(f"n_blocks is {n_blocks}; DCA needs at least one block.")
         if not (channel_attention or spatial_attention):
             raise ValueError("DCA needs channel attention, spatial attention, or both.")
         if layout == "concat" and not (channel_attention and spatial_attention):

@@ -63,17 +63,17 @@ def build(config: Mapping[str, Any]) -> nn.Module:
             total_channels=config["total_features"],
             num_heads=config["spatial_heads"][0],
         )
+    if module not in ("block", "dca"):
+        raise ValueError(f"DCA has no part of kind {module!r}; there are dca, block, cca and sca.")
     settings = {
         key: config[key] for key in ("channel_heads", "spatial_heads", "channel_attention", "spatial_attention")
     }
     if module == "block":
         return DualAttentionBlock(channels=config["features"], **settings)
-    if module == "dca":
-        return DCA(
-            channels=config["features"],
-            spatial_dims=config["dim"],
-            token_grid=config["token_grid"],
-            n_blocks=config["n_blocks"],
-            **settings,
-        )
-    raise ValueError(f"DCA has no part of kind {module!r}; there are dca, block, cca and sca.")
+    return DCA(
+        channels=config["features"],
+        spatial_dims=config["dim"],
+        token_grid=config["token_grid"],
+        n_blocks=config["n_blocks"],
+        **settings,
+    )
