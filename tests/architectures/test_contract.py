@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
+from nnunetv2_ext.cost import move_off_meta
 from tests.plan_matrix import PLANS, Plan, distinct_strides
 
 SMALLEST = {2: "E8", 3: "D4"}
@@ -73,7 +74,7 @@ def test_every_plan_at_full_size(entry: TrainerEntry, plan: Plan) -> None:
     with torch.device("meta"):
         network = trainer_class(entry).build_network(plan.geometry(), 2, 5)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        network = network.to_empty(device="cpu")
+        network = move_off_meta(network)
         outputs = as_list(network(torch.empty(1, 2, *plan.patch_size)))
     assert [tuple(output.shape) for output in outputs] == expected_shapes(network, 1, 5)
     assert network.output_strides[0] == (1,) * len(plan.patch_size)
