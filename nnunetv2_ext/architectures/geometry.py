@@ -48,7 +48,8 @@ class Geometry:
         kernel_sizes: per stage, the convolution kernel per axis.
         features: per stage, the channels of the planned network.
         n_conv_per_stage: per stage, the convolutions (or residual blocks) of the planned network's encoder.
-        network: the planned network itself, for methods that change it; None where there is no plan.
+        network: the planned network itself, for methods that extend it; None where there is no plan. Not compared: two
+            geometries of the same sizes are equal.
 
     Raises:
         ValueError: if the fields contradict each other; one sentence says how.
@@ -59,7 +60,7 @@ class Geometry:
     kernel_sizes: tuple[tuple[int, ...], ...]
     features: tuple[int, ...]
     n_conv_per_stage: tuple[int, ...]
-    network: PlannedNetwork | None = field(default=None, hash=False)
+    network: PlannedNetwork | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         patch_size = tuple(int(size) for size in self.patch_size)
