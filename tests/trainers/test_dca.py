@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_ext import cli
+from nnunetv2_ext.plans import network_plans
 from nnunetv2_ext.trainers import find_trainer
 from tests.planned_data import LABELS, PlannedData
 from tests.trainers.test_contract import make_trainer, one_epoch, predict
@@ -134,3 +136,30 @@ def test_log_names_the_settings(nnunet_folders: PlannedData) -> None:
     trainer = make_trainer(nnunet_folders, TRAINER, LABELS, "2d")
     trainer.initialize()
     assert "'dca_stages': " in Path(trainer.log_file).read_text()
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_plans_can_name_the_network_with_dca(configuration: str, nnunet_folders: PlannedData) -> None:
+    """The route without discovery: nnU-Net's own trainer builds the same network, with the same outputs."""
+    plans, left_out = network_plans(nnunet_folders.plans(LABELS), "DCA", "Named")
+    assert left_out == []
+    plans, dataset_json = json.loads(json.dumps(plans)), nnunet_folders.dataset_json(LABELS)
+    stock = nnUNetTrainer(
+        {**plans, "continue_training": False}, configuration, "all", dataset_json, torch.device("cpu")
+    )
+    stock.initialize()
+    own = make_trainer(nnunet_folders, TRAINER, LABELS, configuration)
+    own.initialize()
+    assert stock.network.state_dict().keys() == own.network.state_dict().keys()
+    # Such plans hold one entry more, for nnU-Net's rule that the last output has no weight.
+    assert stock._get_deep_supervision_scales()[:-1] == own._get_deep_supervision_scales()
+    x = torch.randn(2, 1, *stock.configuration_manager.patch_size)
+    assert [output.shape for output in stock.network(x)] == [output.shape for output in own.network(x)]
+
+
+@pytest.mark.parametrize("source", [["--patch", "64", "48", "--strides", "2,2", "2,2"], ["-d", "801", "-c", "2d"]])
+def test_is_described(source: list[str], nnunet_folders: PlannedData, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["info", "-tr", TRAINER, *source])
+    shown = capsys.readouterr().out
+    assert "none (bottleneck)" in shown
+    assert "weight decay 3e-05 (none on 0 of" in shown
