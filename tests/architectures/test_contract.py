@@ -106,7 +106,9 @@ def test_odd_sizes_predict_each_sample_alone(entry: TrainerEntry, plan: Plan) ->
     x = torch.randn(2, 1, *network.patch_size)
     with torch.no_grad():
         together, alone = network(x), network(x[1:])
-        assert torch.allclose(together[1:], alone, atol=1e-4 * float(alone.abs().max()))
+        # Convolutions may add in another order for another batch size; 70 norms later that is 2e-4 in float32, and 0 in
+        # float64.
+        assert torch.allclose(together[1:], alone, atol=1e-3 * float(alone.abs().max()))
         assert not torch.allclose(together[:1], together[1:]), "the output does not depend on the input"
         assert torch.equal(network(x), together), "a second call differs"
         assert together.is_contiguous()
