@@ -40,9 +40,39 @@ _PECA_NET = {
     "authors_system": "peca_net",
 }
 
+_DCA_UNETS = {
+    "module": "nnunetv2_ext.trainers.dca_unets",
+    "paper": "Ates, Mohan, Celik: Dual Cross-Attention",
+    "dims": (2, 3),
+    "deep_supervision": True,
+}
+_PLAIN = {**_DCA_UNETS, "checked_against": "the authors' code: 1 golden file"}
+_WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files"}
+
 TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
     TrainerEntry("nnUNetTrainerPECANetDS", method="PECA-Net with auxiliary heads", deep_supervision=True, **_PECA_NET),
+    TrainerEntry(
+        "nnUNetTrainerDCA",
+        module="nnunetv2_ext.trainers.dca",
+        method="DCA on the planned network",
+        paper="Ates, Mohan, Celik: Dual Cross-Attention",
+        dims=(2, 3),
+        deep_supervision=True,
+        checked_against="the authors' code: 11 golden files of the module",
+    ),
+    TrainerEntry("nnUNetTrainerUNet", method="U-Net", **_PLAIN),
+    TrainerEntry("nnUNetTrainerDCAUNet", method="U-Net with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerVNet", method="V-Net", **_PLAIN),
+    TrainerEntry("nnUNetTrainerDCAVNet", method="V-Net with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerR2UNet", method="R2U-Net", **_PLAIN),
+    TrainerEntry("nnUNetTrainerDCAR2UNet", method="R2U-Net with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerResUNetPP", method="ResUNet++", **_PLAIN),
+    TrainerEntry("nnUNetTrainerDCAResUNetPP", method="ResUNet++ with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerDoubleUNet", method="DoubleU-Net", **_PLAIN),
+    TrainerEntry("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerMultiResUNet", method="MultiResUNet", **_PLAIN),
+    TrainerEntry("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA", **_WITH_DCA),
 )
 
 # nnU-Net's own trainer, for which variants exist too: a fair comparison needs the same length and batch size.
@@ -57,4 +87,8 @@ BASELINE = TrainerEntry(
 )
 
 # Reference systems of `weights.from_authors`, and the module that knows each one's settings and tensor names.
-AUTHORS_SYSTEMS: dict[str, str] = {"peca_net": "nnunetv2_ext.weights.peca_net"}
+AUTHORS_SYSTEMS: dict[str, str] = {
+    "dca": "nnunetv2_ext.weights.dca",
+    "dca_unets": "nnunetv2_ext.weights.dca_unets",
+    "peca_net": "nnunetv2_ext.weights.peca_net",
+}

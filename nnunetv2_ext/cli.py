@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,6 +70,13 @@ def _plans(arguments: argparse.Namespace) -> None:
     print(f"Train with: nnUNetv2_train {arguments.d} CONFIGURATION FOLD -p {path.stem} -tr nnUNetTrainer")
 
 
+def _shorten(names: Sequence[str], most: int = 8) -> list[str]:
+    """Name a part of a network as a whole where more than `most` of its tensors are listed."""
+    parts = Counter(name.partition(".")[0] for name in names)
+    whole = [f"{part}.* ({count} tensors)" for part, count in parts.items() if count > most]
+    return whole + [name for name in names if parts[name.partition(".")[0]] <= most]
+
+
 def _import_weights(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.weights.importing import import_weights
 
@@ -80,10 +88,11 @@ def _import_weights(arguments: argparse.Namespace) -> None:
         configuration=arguments.c,
         plans_name=arguments.p,
     )
-    source = "the authors' code" if report["source"] == "authors" else "nnunetv2_ext"
-    print(f"Wrote {arguments.o}: {report['taken']} tensors from a checkpoint of {source}.")
+    sources = {"authors": "the authors' code", "nnunet": "nnU-Net's own network", "nnunetv2_ext": "nnunetv2_ext"}
+    print(f"Wrote {arguments.o}: {report['taken']} tensors from a checkpoint of {sources[report['source']]}.")
     if report["fresh"]:
-        print(f"Not in the checkpoint or of other classes, and so as initialised: {', '.join(report['fresh'])}.")
+        fresh = ", ".join(_shorten(report["fresh"]))
+        print(f"Not in the checkpoint or of other classes, and so as initialised: {fresh}.")
     print("nnU-Net starts the segmentation layers anew with -pretrained_weights.")
     print(
         f"Train with: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr {arguments.tr} -p {arguments.p} "
@@ -138,7 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
     command = add("import-weights", _import_weights, "Turn a checkpoint into a file for nnU-Net's -pretrained_weights.")
-    command.add_argument("-i", metavar="CHECKPOINT", type=Path, required=True, help="the authors' file, or one of ours")
+    origin = "the authors' file, one of ours, or nnU-Net's where the method extends the planned network"
+    command.add_argument("-i", metavar="CHECKPOINT", type=Path, required=True, help=origin)
     command.add_argument("-o", metavar="FILE", type=Path, required=True, help="file to write")
     add_plan_options(command, required=True)
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 
-__all__ = ["Cost", "bytes_kept_for_backward", "estimate_cost"]
+__all__ = ["Cost", "bytes_kept_for_backward", "estimate_cost", "move_off_meta"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,24 @@ def bytes_kept_for_backward(network: nn.Module, x: Tensor) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
+def move_off_meta(network: nn.Module) -> nn.Module:
+    """Give a network that was built on the meta device the CPU's tensors; under `FakeTensorMode` they take no memory.
+
+    `Module.to_empty` does this too, but visits a module as often as it has names, and fails at the second time; in
+    nnU-Net's own networks the decoder holds the encoder.
+    """
+    moved: dict[Tensor, Tensor] = {}
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter not in moved:
+                empty = torch.empty_like(parameter, device="cpu")
+                moved[parameter] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+            setattr(module, name, moved[parameter])
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, moved.setdefault(buffer, torch.empty_like(buffer, device="cpu")))
+    return network
+
+
 def estimate_cost(build: Callable[[], SegmentationNetwork], batch_size: int = 1) -> Cost:
     """Find the cost of a network in float32 and training mode, without memory or time for its arithmetic.
 
@@ -63,7 +81,7 @@ def estimate_cost(build: Callable[[], SegmentationNetwork], batch_size: int = 1)
         network = build().train()
     with FakeTensorMode(allow_non_fake_inputs=True):
         # A tensor on the meta device has no autocast; a fake one has its device's.
-        network = network.to_empty(device="cpu")
+        network = move_off_meta(network)
         x = torch.empty(batch_size, network.input_channels, *network.patch_size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network(x)

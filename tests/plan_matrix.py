@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nnunetv2_ext.architectures.geometry import Geometry
 
+WIDEST_NARROW = 32
 Z, ALL, PLANE = (1, 2, 2), (2, 2, 2), (2, 2)
 
 
@@ -33,22 +34,27 @@ class Plan:
         kernels = [(1, 3, 3) if stage < self.thin else (3,) * axes for stage in range(base.n_stages)]
         return Geometry(base.patch_size, base.strides, kernels, base.features, base.n_conv_per_stage)
 
+    def narrow(self, patch_size: tuple[int, ...] | None = None) -> Geometry:
+        """Give the row's geometry with widths that a test can afford to compute with; a plan may have any."""
+        base = self.geometry(patch_size)
+        return replace(base, features=tuple(min(width // 4, WIDEST_NARROW) for width in base.features))
+
     @property
     def total_stride(self) -> tuple[int, ...]:
         """Product of the strides per axis."""
         return tuple(math.prod(axis) for axis in zip(*self.poolings, strict=True))
 
     def small(self) -> Geometry:
-        """Give the row's strides with the smallest patch that keeps two positions per axis at the bottom."""
-        return self.geometry(tuple(2 * stride for stride in self.total_stride))
+        """Give the row's strides with the smallest patch that keeps two positions per axis at the bottom, narrow."""
+        return self.narrow(tuple(2 * stride for stride in self.total_stride))
 
     def odd_voxels(self) -> int:
         """Count the voxels of the patch of `odd`."""
         return math.prod(self.odd().patch_size)
 
     def odd(self) -> Geometry:
-        """Give the row's strides with a bottom of 3 x 2 x 5 positions."""
-        return self.geometry(tuple(n * stride for n, stride in zip((3, 2, 5), self.total_stride, strict=False)))
+        """Give the row's strides with a bottom of 3 x 2 x 5 positions, narrow."""
+        return self.narrow(tuple(n * stride for n, stride in zip((3, 2, 5), self.total_stride, strict=False)))
 
 
 PLANS_3D = (

@@ -104,6 +104,15 @@ def _write_datasets(raw: Path) -> None:
     _change_labels(raw, IGNORE, labels={**renamed, "ignore": max(organs)})
 
 
+def _make_narrow(plans_file: Path) -> None:
+    """Give the planned networks a quarter of their widths, which no test depends on."""
+    plans = json.loads(plans_file.read_text())
+    for name in CONFIGURATIONS:
+        planned = plans["configurations"][name]["architecture"]["arch_kwargs"]
+        planned["features_per_stage"] = [width // 4 for width in planned["features_per_stage"]]
+    plans_file.write_text(json.dumps(plans))
+
+
 def _preprocess_like_labels(data: PlannedData, dataset: str) -> None:
     """Give a dataset with the same images the plans of `LABELS`, and preprocess its cases in this process.
 
@@ -149,6 +158,7 @@ def prepare(root: Path) -> PlannedData:
                 environment=clean_environment(**data.folder_variables()),
                 cwd=root,
             )
+            _make_narrow(data.preprocessed / LABELS / "nnUNetPlans.json")
             for dataset in (REGIONS, IGNORE):
                 _preprocess_like_labels(data, dataset)
             done.touch()

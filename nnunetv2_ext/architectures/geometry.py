@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["Geometry", "stage_grids"]
+__all__ = ["Geometry", "PlannedNetwork", "stage_grids"]
 
 DEFAULT_BASE_FEATURES = 32
 MAX_FEATURES = {2: 512, 3: 320}
@@ -21,6 +22,21 @@ def _as_table(name: str, rows: Sequence[Sequence[int]], spatial_dims: int) -> tu
 
 
 @dataclass(frozen=True)
+class PlannedNetwork:
+    """The network that a plan names, as the plans file writes it.
+
+    Attributes:
+        class_name: full name of its class.
+        arguments: its constructor's arguments, without input channels, classes and deep supervision.
+        imports: the arguments among them that are names of something to import.
+    """
+
+    class_name: str
+    arguments: Mapping[str, Any]
+    imports: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Sizes of one nnU-Net configuration.
 
@@ -32,6 +48,8 @@ class Geometry:
         kernel_sizes: per stage, the convolution kernel per axis.
         features: per stage, the channels of the planned network.
         n_conv_per_stage: per stage, the convolutions (or residual blocks) of the planned network's encoder.
+        network: the planned network itself, for methods that extend it; None where there is no plan. Not compared: two
+            geometries of the same sizes are equal.
 
     Raises:
         ValueError: if the fields contradict each other; one sentence says how.
@@ -42,6 +60,7 @@ class Geometry:
     kernel_sizes: tuple[tuple[int, ...], ...]
     features: tuple[int, ...]
     n_conv_per_stage: tuple[int, ...]
+    network: PlannedNetwork | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         patch_size = tuple(int(size) for size in self.patch_size)

@@ -31,12 +31,15 @@ class SegmentationNetwork(nn.Module, ABC):
 
     Attributes:
         served_dims: the dimensions that the method allows.
+        beyond_plan: for a method that extends the planned network, the prefixes of the tensors that nnU-Net's own
+            network of the same plan does not have.
         input_channels: channels of the input.
         patch_size: voxels per axis of the input.
         output_strides: per output, highest resolution first, its stride against the input, per axis.
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2, 3)
+    beyond_plan: ClassVar[tuple[str, ...]] = ()
     input_channels: int
     patch_size: tuple[int, ...]
     output_strides: tuple[tuple[int, ...], ...]

@@ -17,7 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
@@ -49,6 +49,11 @@ def geometry_from_plan(configuration: ConfigurationManager) -> Geometry:
         kernel_sizes=planned["kernel_sizes"],
         features=planned["features_per_stage"],
         n_conv_per_stage=[n_conv] * n_stages if isinstance(n_conv, int) else n_conv,
+        network=PlannedNetwork(
+            class_name=configuration.network_arch_class_name,
+            arguments=planned,
+            imports=tuple(configuration.network_arch_init_kwargs_req_import),
+        ),
     )
 
 

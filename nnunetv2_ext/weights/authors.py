@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.catalog import AUTHORS_SYSTEMS
 from nnunetv2_ext.weights.files import WeightsError
 
-__all__ = ["fit_tensors", "from_authors", "system_module"]
+__all__ = ["fit_tensors", "from_authors", "source_naming", "system_module", "without_repeated"]
 
 _MOST_NAMED = 8
 
@@ -19,12 +19,26 @@ _MOST_NAMED = 8
 def system_module(system: str) -> Any:
     """Import the module that knows a system: its `build(config)` and `authors_name(name)`.
 
+    A system of several networks has `naming(network)` in the place of `authors_name`, which it returns. Names that
+    match its pattern `REPEATED`, if it has one, are other names of tensors that the state dict holds too.
+
     Raises:
         WeightsError: for an unknown system.
     """
     if system not in AUTHORS_SYSTEMS:
         raise WeightsError(f"There is no system {system!r}; known are {', '.join(sorted(AUTHORS_SYSTEMS))}.")
     return importlib.import_module(AUTHORS_SYSTEMS[system])
+
+
+def source_naming(module: Any, network: nn.Module) -> Callable[[str], str]:
+    """Give the function from a network's names of tensors to the names of a system."""
+    return module.naming(network) if hasattr(module, "naming") else module.authors_name
+
+
+def without_repeated(module: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the tensors of a system that are there under another name too."""
+    repeated = getattr(module, "REPEATED", None)
+    return {name: tensor for name, tensor in tensors.items() if repeated is None or not repeated.search(name)}
 
 
 def fit_tensors(
@@ -94,6 +108,11 @@ def from_authors(system: str, config: Mapping[str, Any], state_dict: Mapping[str
         network = module.build(config)
     except KeyError as error:
         raise WeightsError(f"The configuration of {system!r} lacks the setting {error.args[0]!r}.") from error
-    tensors = fit_tensors(network.state_dict(), state_dict, module.authors_name, f"The checkpoint of {system!r}")
+    tensors = fit_tensors(
+        network.state_dict(),
+        without_repeated(module, state_dict),
+        source_naming(module, network),
+        f"The checkpoint of {system!r}",
+    )
     network.load_state_dict(tensors)
     return network

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
 from nnunetv2_ext.trainers.names import parse_name
 from nnunetv2_ext.weights.authors import fit_tensors, system_module
-from nnunetv2_ext.weights.files import read_checkpoint, write_checkpoint
+from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
 
 __all__ = ["import_weights"]
 
@@ -25,9 +25,10 @@ def import_weights(
 ) -> dict[str, Any]:
     """Turn a checkpoint into a file for `nnUNetv2_train ... -pretrained_weights FILE`.
 
-    The checkpoint may come from the authors' code or from a training with a trainer of this package; which one is seen
-    from the names of its tensors. Segmentation layers that fit the dataset's classes are taken over into the file too,
-    though nnU-Net starts them anew.
+    The checkpoint may come from the authors' code, from a training with a trainer of this package or, where the method
+    extends the planned network, from nnU-Net's own network of the same plan; which one is seen from the names of its
+    tensors. What nnU-Net's own network does not have stays as initialised. Segmentation layers that fit the dataset's
+    classes are taken over into the file too, though nnU-Net starts them anew.
 
     Args:
         checkpoint: file to read.
@@ -38,8 +39,8 @@ def import_weights(
         plans_name: its plans.
 
     Returns:
-        `source` ("authors" or "nnunetv2_ext"), `taken` and `fresh`: how many tensors come from the checkpoint, and the
-        names of those that start anew.
+        `source` ("authors", "nnunet" or "nnunetv2_ext"), `taken` and `fresh`: how many tensors come from
+        the checkpoint, and the names of those that start anew.
 
     Raises:
         UserError: for a trainer, dataset, plans or configuration that does not exist.
@@ -61,9 +62,16 @@ def import_weights(
     expected = network.state_dict()
 
     ours = not expected.keys().isdisjoint(tensors)
+    extension = trainer.network_class.beyond_plan
+    planned_only = ours and bool(extension) and not any(name.startswith(extension) for name in tensors)
     source_name, source_heads = (lambda name: name), _SEGMENTATION_LAYERS
     if not ours:
         entry, _ = parse_name(trainer_name)
+        if entry.authors_system is None:
+            raise WeightsError(
+                f"{checkpoint} holds no tensor of the network of {trainer_name}: give a checkpoint of that trainer"
+                + (", or of nnU-Net's own trainer with the same plans." if extension else ".")
+            )
         system = system_module(entry.authors_system)
         source_name, source_heads = system.authors_name, system.SEGMENTATION_LAYERS
     # A head that only one of the two networks has is no reason to refuse: nnU-Net does not load heads.
@@ -74,11 +82,13 @@ def import_weights(
         tensors,
         source_name,
         f"{checkpoint}, for {trainer_name} on {planned.folder.name} {configuration},",
-        may_differ=lambda name: bool(_SEGMENTATION_LAYERS.search(name)),
+        may_differ=lambda name: (
+            bool(_SEGMENTATION_LAYERS.search(name)) or (planned_only and name.startswith(extension))
+        ),
     )
     write_checkpoint({"network_weights": {**expected, **fitting}}, output)
     return {
-        "source": "nnunetv2_ext" if ours else "authors",
+        "source": "nnunet" if planned_only else "nnunetv2_ext" if ours else "authors",
         "taken": len(fitting),
         "fresh": sorted(expected.keys() - fitting.keys()),
     }

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
+from nnunetv2_ext.cost import move_off_meta
 from tests.plan_matrix import PLANS, Plan, distinct_strides
 
 SMALLEST = {2: "E8", 3: "D4"}
@@ -25,18 +26,29 @@ def trainer_class(entry: TrainerEntry) -> type:
     return getattr(importlib.import_module(entry.module), entry.name)
 
 
-def cases(plans: list[Plan]) -> list:
-    """Pair each trainer with each plan of a dimension that it serves; large plans make slow tests."""
+def is_large(plan: Plan) -> bool:
+    return math.prod(plan.small().patch_size) > FAST_LIMIT
+
+
+def cases(plans: list[Plan], *, in_turns: bool = False) -> list:
+    """Pair each trainer with each plan of a dimension that it serves; large plans make slow tests.
+
+    Trainers of one network share the large plans among them, one after the other, or, `in_turns`, all plans.
+    """
+    families = [
+        [entry for entry in TRAINERS if trainer_class(entry).network_class is trainer_class(first).network_class]
+        for first in TRAINERS
+    ]
     return [
         pytest.param(
             entry,
             plan,
             id=f"{entry.name.removeprefix('nnUNetTrainer')}-{plan.name}",
-            marks=pytest.mark.slow if math.prod(plan.small().patch_size) > FAST_LIMIT else (),
+            marks=pytest.mark.slow if is_large(plan) else (),
         )
-        for entry in TRAINERS
-        for plan in plans
-        if len(plan.patch_size) in entry.dims
+        for entry, family in zip(TRAINERS, families, strict=True)
+        for number, plan in enumerate(plan for plan in plans if len(plan.patch_size) in entry.dims)
+        if not (in_turns or is_large(plan)) or family[number % len(family)] is entry
     ]
 
 
@@ -56,13 +68,13 @@ def expected_shapes(network: SegmentationNetwork, batch: int, classes: int) -> l
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("entry", "plan"), cases(list(PLANS)))
+@pytest.mark.parametrize(("entry", "plan"), cases(list(PLANS), in_turns=True))
 def test_every_plan_at_full_size(entry: TrainerEntry, plan: Plan) -> None:
     """Shapes at the real patch size, on tensors without memory."""
     with torch.device("meta"):
         network = trainer_class(entry).build_network(plan.geometry(), 2, 5)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        network = network.to_empty(device="cpu")
+        network = move_off_meta(network)
         outputs = as_list(network(torch.empty(1, 2, *plan.patch_size)))
     assert [tuple(output.shape) for output in outputs] == expected_shapes(network, 1, 5)
     assert network.output_strides[0] == (1,) * len(plan.patch_size)
@@ -85,7 +97,7 @@ def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, pla
 
 
 @pytest.mark.parametrize(
-    ("entry", "plan"), cases([plan for plan in distinct_strides() if plan.odd_voxels() <= ODD_LIMIT])
+    ("entry", "plan"), cases([plan for plan in distinct_strides() if plan.odd_voxels() <= ODD_LIMIT], in_turns=True)
 )
 def test_odd_sizes_predict_each_sample_alone(entry: TrainerEntry, plan: Plan) -> None:
     """A bottom of 3 x 2 x 5 positions; a sample's logits do not depend on its neighbour in the batch."""
@@ -94,7 +106,9 @@ def test_odd_sizes_predict_each_sample_alone(entry: TrainerEntry, plan: Plan) ->
     x = torch.randn(2, 1, *network.patch_size)
     with torch.no_grad():
         together, alone = network(x), network(x[1:])
-        assert torch.allclose(together[1:], alone, atol=1e-4 * float(alone.abs().max()))
+        # Convolutions may add in another order for another batch size; 70 norms later that is 2e-4 in float32, and 0 in
+        # float64.
+        assert torch.allclose(together[1:], alone, atol=1e-3 * float(alone.abs().max()))
         assert not torch.allclose(together[:1], together[1:]), "the output does not depend on the input"
         assert torch.equal(network(x), together), "a second call differs"
         assert together.is_contiguous()
@@ -109,7 +123,7 @@ class TestAnyNetwork:
     @staticmethod
     def build(entry: TrainerEntry, plan: Plan, **arguments) -> SegmentationNetwork:
         torch.manual_seed(0)
-        return trainer_class(entry).build_network(plan.geometry(), 2, 3, **arguments)
+        return trainer_class(entry).build_network(plan.narrow(), 2, 3, **arguments)
 
     def test_deep_supervision_flag_leaves_the_parameters(self, entry: TrainerEntry, plan: Plan) -> None:
         on, off = self.build(entry, plan, deep_supervision=True), self.build(entry, plan, deep_supervision=False)
@@ -135,7 +149,7 @@ class TestAnyNetwork:
         few, many = (
             {
                 name: tensor.shape
-                for name, tensor in trainer_class(entry).build_network(plan.geometry(), 2, k).state_dict().items()
+                for name, tensor in trainer_class(entry).build_network(plan.narrow(), 2, k).state_dict().items()
             }
             for k in (3, 7)
         )
@@ -156,15 +170,16 @@ class TestAnyNetwork:
         network = self.build(entry, plan).eval()
         torch.save(network.state_dict(), tmp_path / "weights.pth")
         torch.manual_seed(1)
-        other = trainer_class(entry).build_network(plan.geometry(), 2, 3).eval()
+        other = trainer_class(entry).build_network(plan.narrow(), 2, 3).eval()
         other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
         x = torch.randn(1, 2, *network.patch_size)
         assert all(torch.equal(a, b) for a, b in zip(as_list(network(x)), as_list(other(x)), strict=True))
         assert type(pickle.loads(pickle.dumps(network))) is type(network)
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("training", [True, False])
-    def test_compiles_into_one_graph(self, entry: TrainerEntry, plan: Plan, training: bool) -> None:
+    def test_compiles_into_one_graph(self, entry: TrainerEntry, plan: Plan) -> None:
+        """In training mode in 3D, in evaluation mode in 2D."""
+        training = len(plan.patch_size) == 3
         network = self.build(entry, plan).train(training)
         torch._dynamo.reset()
         x = torch.randn(2, 2, *network.patch_size)

@@ -20,12 +20,25 @@ from nnunetv2_ext.trainers import find_trainer
 from tests.planned_data import IGNORE, LABELS, REGIONS, PlannedData
 
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
+
+
+def kinds_of_task(entry: TrainerEntry) -> tuple[str, ...]:
+    """Give the datasets for a trainer: labels for each; trainers of one network share the other kinds of task."""
+    family = [
+        other for other in TRAINERS if find_trainer(other.name).network_class is find_trainer(entry.name).network_class
+    ]
+    return (
+        LABELS,
+        *(dataset for number, dataset in enumerate((REGIONS, IGNORE)) if family[number % len(family)] is entry),
+    )
+
+
 TASKS = [
     pytest.param(
         entry, dataset, CONFIGURATIONS[dims], id=f"{entry.name.removeprefix('nnUNetTrainer')}-{dataset[11:]}-{dims}d"
     )
     for entry in TRAINERS
-    for dataset in (LABELS, REGIONS, IGNORE)
+    for dataset in kinds_of_task(entry)
     for dims in entry.dims
 ]
 LABEL_TASKS = [task for task in TASKS if task.values[1] == LABELS]

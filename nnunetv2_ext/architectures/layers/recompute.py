@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,12 +12,15 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["recompute"]
 
 
-def recompute(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply `function` so that the backward pass keeps `x` alone and computes the rest again.
+Result = TypeVar("Result")
+
+
+def recompute(function: Callable[..., Result], *inputs: Tensor) -> Result:
+    """Apply `function` so that the backward pass keeps `inputs` alone and computes the rest again.
 
     Random numbers (dropout) and autocast are the same in both runs. `function` must not change any state: a batch norm
     would update its running statistics twice.
     """
     if torch.is_grad_enabled():
-        return checkpoint(function, x, use_reentrant=False)
-    return function(x)
+        return checkpoint(function, *inputs, use_reentrant=False)
+    return function(*inputs)

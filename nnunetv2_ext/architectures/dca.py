@@ -1,0 +1,490 @@
+"""Dual cross-attention (DCA) on the skip connections of a U-shaped network.
+
+Paper: Ates, Mohan, Celik, "Dual Cross-Attention for Medical Image Segmentation", arXiv 2303.17696. The module follows
+the authors' public implementation (MIT licence) where it differs from the paper; docs/networks/dca.md has the
+equations, the sources and every deviation.
+
+Idea: the maps of the first n encoder stages are averaged to one grid of tokens. Each stage then attends to all stages,
+once over channels (CCA) and once over positions (SCA), and the tokens, brought back to the stage's size, are added to
+its map. Outputs have the shapes of the inputs.
+
+Shape legend: B batch, n stages, C_i channels of stage i, C = sum of all C_i, G token grid, P = prod(G) tokens in C
+order (last axis fastest), h heads.
+
+Memory: the tokens are few, the maps are large. Of what happens at full resolution (interpolation, sum, norm,
+activation) nothing but the input map is kept for the backward pass; the rest is computed again, though running
+statistics are updated once. The attentions, a few percent of a network's work, are computed again too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunetv2_ext.architectures.layers import nd
+from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.resize import average_to, interpolate_to
+
+__all__ = [
+    "DCA",
+    "LAYOUTS",
+    "ChannelCrossAttention",
+    "DualAttentionBlock",
+    "SpatialCrossAttention",
+    "choose_token_stage",
+]
+
+LAYOUTS = ("cca-sca", "sca-cca", "sum", "concat")
+# Tokens of the paper's networks, but for ResUNet++. Channel scores grow with the number of tokens, so that a grid far
+# from this one makes channel attention nearly one-hot, or nearly uniform.
+PAPER_TOKENS = 784
+TOKEN_NORM_EPS = 1e-6
+
+
+def choose_token_stage(sizes: Sequence[Sequence[int]]) -> int:
+    """Choose the stage whose size is the token grid: the one whose positions are nearest to 784 in ratio.
+
+    That stage is the deepest that goes through DCA; deeper skips are smaller than the grid and stay as they are. At
+    224 x 224 this is the authors' choice in all their networks.
+
+    Args:
+        sizes: positions per axis of each skip, full resolution first, without the bottleneck.
+
+    Returns:
+        The stage, counted from 0; of two that are equally near, the deeper one.
+    """
+    if not sizes:
+        raise ValueError("DCA needs at least one skip connection, and this network has none.")
+    distances = [abs(math.log(math.prod(size) / PAPER_TOKENS)) for size in sizes]
+    return max(stage for stage, distance in enumerate(distances) if math.isclose(distance, min(distances)))
+
+
+class DepthwiseProjection(nn.Module):
+    """Learned scale and shift of each channel: what a convolution of width 1 with a group for each channel computes.
+
+    It is no convolution here, so that nnU-Net's initialiser of convolutions leaves it alone: with a fan-in of 1 that
+    would spread the scales more than twice as far, and make the softmax over channels six times as peaked.
+
+    Shape:
+        (B, P, channels) to the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-1, 1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens * self.weight + self.bias
+
+
+class DepthwiseMerge(nn.Module):
+    """Merge two token tensors channel by channel: output channel c sees channel c of both.
+
+    Shape:
+        two times (B, P, channels) to (B, P, channels).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(2)
+        self.weight = nn.Parameter(torch.empty(channels, 2).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(channels).uniform_(-bound, bound))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return first * self.weight[:, 0] + second * self.weight[:, 1] + self.bias
+
+
+class ChannelCrossAttention(nn.Module):
+    """CCA of one stage: its channels attend to the channels of all stages.
+
+    Per head: A = softmax(Q^T K / sqrt(C)), O = (A V^T)^T; the scale holds all channels C whatever the number of heads.
+
+    Args:
+        channels: C_i, divisible by the heads.
+        total_channels: C, divisible by the heads.
+        num_heads: h; heads are consecutive groups of channels.
+        scale: "paper", 1 / sqrt(C), or "tokens", that times min(1, 784 / P).
+
+    Shape:
+        tokens (B, P, C_i) and context (B, P, C) to (B, P, C_i).
+    """
+
+    def __init__(self, *, channels: int, total_channels: int, num_heads: int, scale: str = "paper") -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.total_channels = total_channels
+        self.scale = scale
+        self.query = DepthwiseProjection(channels)
+        self.key = DepthwiseProjection(total_channels)
+        self.value = DepthwiseProjection(total_channels)
+        self.out = DepthwiseProjection(channels)
+
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        scale = 1 / math.sqrt(self.total_channels)
+        if self.scale == "tokens":
+            scale *= min(1.0, PAPER_TOKENS / tokens.shape[1])
+        query = self._split(self.query(tokens) * scale)  # (B, h, P, C_i / h)
+        key, value = self._split(self.key(context)), self._split(self.value(context))  # (B, h, P, C / h)
+        # Scores are sums over all tokens, and reach hundreds: there half precision rounds to whole numbers and changes
+        # the softmax, and beyond 14,000 tokens unscaled sums leave fp16's range.
+        with torch.autocast(device_type=tokens.device.type, enabled=False):
+            precise = torch.promote_types(query.dtype, torch.float32)
+            scores = query.to(precise).transpose(2, 3) @ key.to(precise)
+            attention = scores.softmax(dim=-1)  # (B, h, C_i / h, C / h)
+        mixed = value @ attention.to(value.dtype).transpose(2, 3)  # (B, h, P, C_i / h)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+class SpatialCrossAttention(nn.Module):
+    """SCA of one stage: positions attend to positions, by the channels of all stages.
+
+    Per head: A = softmax(Q K^T / sqrt(C / h)), O = A V, with Q and K from all stages and V from this one.
+
+    Args:
+        channels: C_i, divisible by the heads.
+        total_channels: C, divisible by the heads.
+        num_heads: h; heads are consecutive groups of channels.
+
+    Shape:
+        context (B, P, C) and tokens (B, P, C_i) to (B, P, C_i).
+    """
+
+    def __init__(self, *, channels: int, total_channels: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.query = DepthwiseProjection(total_channels)
+        self.key = DepthwiseProjection(total_channels)
+        self.value = DepthwiseProjection(channels)
+        self.out = DepthwiseProjection(channels)
+
+    def forward(self, context: Tensor, tokens: Tensor) -> Tensor:
+        query, key = self._split(self.query(context)), self._split(self.key(context))  # (B, h, P, C / h)
+        value = self._split(self.value(tokens))  # (B, h, P, C_i / h)
+        size = value.shape[-1]
+        # Fused kernels, which never hold the (P, P) attention, want values as wide as the keys: zeros are added.
+        value = F.pad(value, (0, key.shape[-1] - size))
+        mixed = F.scaled_dot_product_attention(query, key, value)[..., :size]
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+
+class DualAttentionBlock(nn.Module):
+    """One block: CCA and SCA of all stages, with residuals.
+
+    Every attention reads tokens that its own layer norm has normalised, and all stages of one attention read the same
+    tokens: their updates do not see each other. T is the list of all stages' tokens, F merges channel by channel:
+
+        cca-sca:  T' = T + CCA(T),   T' + SCA(T')
+        sca-cca:  T' = T + SCA(T),   T' + CCA(T')
+        sum:      T + CCA(T) + SCA(T)
+        concat:   T + F(CCA(T), SCA(T))
+
+    Args:
+        channels: C_i of each stage.
+        channel_heads: heads of CCA per stage.
+        spatial_heads: heads of SCA per stage.
+        layout: how the two are put together.
+        channel_attention: build CCA.
+        spatial_attention: build SCA.
+        channel_scale: see `ChannelCrossAttention`.
+
+    Shape:
+        n tensors (B, P, C_i) to n of the same shapes.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        channel_heads: Sequence[int],
+        spatial_heads: Sequence[int],
+        layout: str = "cca-sca",
+        channel_attention: bool = True,
+        spatial_attention: bool = True,
+        channel_scale: str = "paper",
+    ) -> None:
+        super().__init__()
+        self.layout = layout
+        total = sum(channels)
+        self.channel_norms = nn.ModuleList()
+        self.channel_attentions = nn.ModuleList()
+        self.spatial_norms = nn.ModuleList()
+        self.spatial_attentions = nn.ModuleList()
+        if channel_attention:
+            for width, heads in zip(channels, channel_heads, strict=True):
+                self.channel_norms.append(nn.LayerNorm(width, eps=TOKEN_NORM_EPS))
+                self.channel_attentions.append(
+                    ChannelCrossAttention(channels=width, total_channels=total, num_heads=heads, scale=channel_scale)
+                )
+        if spatial_attention:
+            for width, heads in zip(channels, spatial_heads, strict=True):
+                self.spatial_norms.append(nn.LayerNorm(width, eps=TOKEN_NORM_EPS))
+                self.spatial_attentions.append(
+                    SpatialCrossAttention(channels=width, total_channels=total, num_heads=heads)
+                )
+        self.merges = nn.ModuleList(DepthwiseMerge(width) for width in channels if layout == "concat")
+
+    def forward(self, tokens: list[Tensor]) -> list[Tensor]:
+        if self.layout in ("sum", "concat"):
+            updates = [update(tokens) for update in self._updates()]
+            if self.merges:
+                updates = [[merge(*pair) for merge, *pair in zip(self.merges, *updates, strict=True)]]
+            for update in updates:
+                tokens = [old + new for old, new in zip(tokens, update, strict=True)]
+            return tokens
+        order = self._updates()
+        for update in reversed(order) if self.layout == "sca-cca" else order:
+            tokens = [old + new for old, new in zip(tokens, update(tokens), strict=True)]
+        return tokens
+
+    def _updates(self) -> list:
+        return ([self._across_channels] if self.channel_attentions else []) + (
+            [self._across_positions] if self.spatial_attentions else []
+        )
+
+    def _across_channels(self, tokens: list[Tensor]) -> list[Tensor]:
+        normed = [norm(x) for norm, x in zip(self.channel_norms, tokens, strict=True)]
+        context = torch.cat(normed, dim=2)
+        return [recompute(attend, x, context) for attend, x in zip(self.channel_attentions, normed, strict=True)]
+
+    def _across_positions(self, tokens: list[Tensor]) -> list[Tensor]:
+        normed = [norm(x) for norm, x in zip(self.spatial_norms, tokens, strict=True)]
+        context = torch.cat(normed, dim=2)
+        return [recompute(attend, context, x) for attend, x in zip(self.spatial_attentions, normed, strict=True)]
+
+
+class MapUpdate(nn.Module):
+    """From the tokens of a stage back to its map: act(norm(E + up(mix(tokens)))).
+
+    The 1-wide convolution `mix` comes before the interpolation; in exact arithmetic their order is free, as
+    interpolation weights sum to one, and on the grid it costs a fraction.
+
+    Shape:
+        map E (B, C_i, *size) and tokens (B, P, C_i) to (B, C_i, *size).
+    """
+
+    def __init__(self, channels: int, spatial_dims: int, norm: nn.Module, activation: nn.Module) -> None:
+        super().__init__()
+        self.mix = nd.conv(spatial_dims)(channels, channels, 1)
+        self.norm = norm
+        self.activation = activation
+
+    def forward(self, feature: Tensor, tokens: Tensor, grid: Sequence[int]) -> Tensor:
+        coarse = self.mix(tokens.transpose(1, 2).unflatten(2, tuple(grid)))
+        norm = self.norm
+        if not (norm.training and getattr(norm, "track_running_stats", False)):
+            return recompute(self._update, feature, coarse)
+        if type(norm) is not nd.batch_norm(feature.ndim - 2) or norm.momentum is None:
+            # A norm with a state of its own kind, as distributed training may put here, cannot be applied twice.
+            return self._update(feature, coarse)
+        output, mean, variance = recompute(self._update_with_statistics, feature, coarse)
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance, norm.momentum)
+        norm.num_batches_tracked.add_(1)
+        return output
+
+    def _update(self, feature: Tensor, coarse: Tensor) -> Tensor:
+        x = interpolate_to(coarse, feature.shape[2:], plus=feature)
+        norm = self.norm
+        if type(norm) is not nd.instance_norm(x.ndim - 2) or norm.track_running_stats:
+            return self.activation(norm(x))
+        # Instance norm is batch norm of one sample with B C channels. torch's own gives a view of that, and in-place
+        # activation of a view costs two more copies of the map in the backward pass.
+        batch, shape = x.shape[0], x.shape
+        weight, bias = (None if table is None else table.repeat(batch) for table in (norm.weight, norm.bias))
+        x = F.batch_norm(x.reshape(1, -1, *shape[2:]), None, None, weight, bias, training=True, eps=norm.eps)
+        return self.activation(x).reshape(shape)
+
+    def _update_with_statistics(self, feature: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the batch's statistics too, without touching the norm's state: a momentum of 1 hands them out whole."""
+        norm = self.norm
+        mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
+        x = interpolate_to(coarse, feature.shape[2:], plus=feature)
+        x = F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=True, momentum=1.0, eps=norm.eps)
+        return self.activation(x), mean, variance
+
+
+def _fitting_heads(name: str, wanted: int | Sequence[int], channels: Sequence[int]) -> tuple[int, ...]:
+    """Give the heads per stage: one number is lowered where it does not divide, one for each stage must divide."""
+    total = sum(channels)
+    if isinstance(wanted, int):
+        if wanted < 1:
+            raise ValueError(f"{name} is {wanted}; attention needs at least one head.")
+        return tuple(
+            next(heads for heads in range(wanted, 0, -1) if width % heads == 0 and total % heads == 0)
+            for width in channels
+        )
+    heads = tuple(int(number) for number in wanted)
+    if len(heads) != len(channels):
+        raise ValueError(f"{name} {heads} has {len(heads)} entries for {len(channels)} stages: give one a stage.")
+    for number, width in zip(heads, channels, strict=True):
+        if number < 1 or width % number or total % number:
+            raise ValueError(
+                f"{name} {heads}: {number} heads must divide the stage's {width} channels and all {total} channels; "
+                "give one number to have it lowered where it does not fit."
+            )
+    return heads
+
+
+class DCA(nn.Module):
+    """Dual cross-attention over the maps of n encoder stages.
+
+    Args:
+        channels: C_i of each stage, full resolution first.
+        spatial_dims: 2 or 3.
+        token_grid: G; None: the size of the last map, as it comes in.
+        map_sizes: positions per axis of each map, where they are known: the grid is checked against them, and
+            convolutional patch embedding needs them.
+        channel_heads: heads of CCA, in every stage or per stage. One number for all is lowered, stage by stage, to the
+            next that divides C_i and C.
+        spatial_heads: the same of SCA.
+        n_blocks: N, attention blocks.
+        layout: order of the two attentions, see `DualAttentionBlock`.
+        channel_attention: build CCA.
+        spatial_attention: build SCA.
+        patch_embedding: "pool", averages over windows, or "conv", a convolution with stride = kernel = window.
+        channel_scale: "paper", or "tokens" for grids of far more than 784 tokens, see `ChannelCrossAttention`.
+        norm: class of the output's norm, called with the channels; None: batch norm.
+        norm_kwargs: its further arguments.
+        activation: class of the output's activation.
+        activation_kwargs: its arguments.
+        checkpointing: recompute the attention blocks in the backward pass too.
+
+    Raises:
+        ValueError: for settings that do not fit together; one sentence says how.
+
+    Shape:
+        n maps (B, C_i, *size_i) to n maps of the same shapes.
+
+    Example:
+        >>> dca = DCA(channels=(8, 16), spatial_dims=2)
+        >>> fine, coarse = dca([torch.randn(1, 8, 28, 20), torch.randn(1, 16, 14, 10)])
+        >>> fine.shape
+        torch.Size([1, 8, 28, 20])
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: Sequence[int],
+        spatial_dims: int,
+        token_grid: Sequence[int] | None = None,
+        map_sizes: Sequence[Sequence[int]] | None = None,
+        channel_heads: int | Sequence[int] = 1,
+        spatial_heads: int | Sequence[int] = 4,
+        n_blocks: int = 1,
+        layout: str = "cca-sca",
+        channel_attention: bool = True,
+        spatial_attention: bool = True,
+        patch_embedding: str = "pool",
+        channel_scale: str = "paper",
+        norm: type[nn.Module] | None = None,
+        norm_kwargs: Mapping[str, Any] | None = None,
+        activation: type[nn.Module] = nn.ReLU,
+        activation_kwargs: Mapping[str, Any] | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        channels = tuple(int(width) for width in channels)
+        if not channels:
+            raise ValueError("DCA needs the channels of at least one stage.")
+        for name, value, known in (
+            ("layout", layout, LAYOUTS),
+            ("patch_embedding", patch_embedding, ("pool", "conv")),
+            ("channel_scale", channel_scale, ("paper", "tokens")),
+        ):
+            if value not in known:
+                raise ValueError(f"DCA has no {name} {value!r}; there are {', '.join(known)}.")
+        if n_blocks < 1:
+            raise ValueError(f"n_blocks is {n_blocks}; DCA needs at least one block.")
+        if not (channel_attention or spatial_attention):
+            raise ValueError("DCA needs channel attention, spatial attention, or both.")
+        if layout == "concat" and not (channel_attention and spatial_attention):
+            raise ValueError("The layout concat merges channel and spatial attention: leave both on.")
+        self.channels = channels
+        self.token_grid = None if token_grid is None else tuple(int(size) for size in token_grid)
+        self.checkpointing = checkpointing
+        windows = self._windows(map_sizes, whole=patch_embedding == "conv")
+
+        conv = nd.conv(spatial_dims)
+        self.patch_convs = nn.ModuleList(
+            conv(width, width, window, stride=window)
+            for width, window in zip(channels, windows, strict=True)
+            if patch_embedding == "conv"
+        )
+        self.token_projections = nn.ModuleList(DepthwiseProjection(width) for width in channels)
+        self.blocks = nn.ModuleList(
+            DualAttentionBlock(
+                channels=channels,
+                channel_heads=_fitting_heads("channel_heads", channel_heads, channels),
+                spatial_heads=_fitting_heads("spatial_heads", spatial_heads, channels),
+                layout=layout,
+                channel_attention=channel_attention,
+                spatial_attention=spatial_attention,
+                channel_scale=channel_scale,
+            )
+            for _ in range(n_blocks)
+        )
+        norm = norm or nd.batch_norm(spatial_dims)
+        activation_kwargs = (
+            {"inplace": True} if activation_kwargs is None and activation is nn.ReLU else activation_kwargs
+        )
+        self.updates = nn.ModuleList(
+            MapUpdate(width, spatial_dims, norm(width, **norm_kwargs or {}), activation(**activation_kwargs or {}))
+            for width in channels
+        )
+
+    def _windows(self, map_sizes: Sequence[Sequence[int]] | None, *, whole: bool) -> list[tuple[int, ...] | None]:
+        """Check the token grid against the maps, and give each map's window as far as it is known."""
+        if map_sizes is None:
+            if whole:
+                raise ValueError(
+                    "Convolutional patch embedding needs map_sizes: its kernels are map size / token grid."
+                )
+            return [None] * len(self.channels)
+        if len(map_sizes) != len(self.channels):
+            raise ValueError(
+                f"map_sizes has {len(map_sizes)} entries for {len(self.channels)} stages: give one a stage."
+            )
+        grid = self.token_grid or tuple(map_sizes[-1])
+        windows = []
+        for stage, size in enumerate(map_sizes):
+            size = tuple(size)
+            if len(size) != len(grid) or any(have < want for have, want in zip(size, grid, strict=True)):
+                raise ValueError(
+                    f"Token grid {grid} does not fit into the map of stage {stage}, of size {size}: choose a smaller "
+                    "grid, or fewer stages."
+                )
+            if whole and any(have % want for have, want in zip(size, grid, strict=True)):
+                raise ValueError(
+                    f"Convolutional patch embedding needs maps of a whole multiple of the token grid {grid}, and stage "
+                    f"{stage} has size {size}: use the patch embedding pool."
+                )
+            windows.append(tuple(have // want for have, want in zip(size, grid, strict=True)))
+        return windows
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        grid = self.token_grid or tuple(maps[-1].shape[2:])
+        tokens = []
+        for stage, (feature, project) in enumerate(zip(maps, self.token_projections, strict=True)):
+            patches = self.patch_convs[stage](feature) if self.patch_convs else average_to(feature, grid)
+            tokens.append(project(patches.flatten(2).transpose(1, 2)))  # (B, P, C_i)
+        tokens = recompute(self._attend, *tokens) if self.checkpointing else self._attend(*tokens)
+        return [update(feature, x, grid) for update, feature, x in zip(self.updates, maps, tokens, strict=True)]
+
+    def _attend(self, *tokens: Tensor) -> list[Tensor]:
+        updated = list(tokens)
+        for block in self.blocks:
+            updated = block(updated)
+        return updated

@@ -1,0 +1,1 @@
+"""Six U-shaped networks, each with and without dual cross-attention (DCA) on its skip connections."""

@@ -1,0 +1,79 @@
+"""The authors' DCA: their settings and the names of their tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from nnunetv2_ext.architectures.dca import DCA, ChannelCrossAttention, DualAttentionBlock, SpatialCrossAttention
+
+__all__ = ["SEGMENTATION_LAYERS", "authors_name", "build"]
+
+# The module has no layer that depends on the classes of a dataset.
+SEGMENTATION_LAYERS = re.compile(r"(?!)")
+
+_RENAMED = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^token_projections\.(\d+)\.", r"avg_map.\1.proj.depthwise."),
+        (r"^blocks\.(\d+)\.", r"attention.\1."),
+        (r"(^|\.)channel_norms\.", r"\1channel_norm."),
+        (r"(^|\.)channel_attentions\.", r"\1c_attention."),
+        (r"(^|\.)spatial_norms\.", r"\1spatial_norm."),
+        (r"(^|\.)spatial_attentions\.", r"\1s_attention."),
+        (r"(^|\.)query\.", r"\1q_map.proj.depthwise."),
+        (r"(^|\.)key\.", r"\1k_map.proj.depthwise."),
+        (r"(^|\.)value\.", r"\1v_map.proj.depthwise."),
+        (r"(^|\.)out\.", r"\1projection.proj.depthwise."),
+        (r"^updates\.(\d+)\.mix\.", r"upconvs.\1.conv.conv."),
+        (r"^updates\.(\d+)\.norm\.", r"bn_relu.\1.0."),
+    )
+]
+
+
+def authors_name(name: str) -> str:
+    """Give the name that the authors' code has for a tensor of `DCA` or of one of its modules."""
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def build(config: Mapping[str, Any]) -> nn.Module:
+    """Build the module that an authors' configuration describes: DCA, one block, or one attention of one stage.
+
+    DCA and the block take and return a list, one entry a stage; CCA takes tokens and context, SCA context and tokens.
+
+    Raises:
+        ValueError: if `config["module"]` is none of these.
+        KeyError: if a setting is missing.
+    """
+    module = config["module"]
+    if module == "cca":
+        return ChannelCrossAttention(
+            channels=config["features"][0],
+            total_channels=config["total_features"],
+            num_heads=config["channel_heads"][0],
+        )
+    if module == "sca":
+        return SpatialCrossAttention(
+            channels=config["features"][0],
+            total_channels=config["total_features"],
+            num_heads=config["spatial_heads"][0],
+        )
+    if module not in ("block", "dca"):
+        raise ValueError(f"DCA has no part of kind {module!r}; there are dca, block, cca and sca.")
+    settings = {
+        key: config[key] for key in ("channel_heads", "spatial_heads", "channel_attention", "spatial_attention")
+    }
+    if module == "block":
+        return DualAttentionBlock(channels=config["features"], **settings)
+    return DCA(
+        channels=config["features"],
+        spatial_dims=config["dim"],
+        token_grid=config["token_grid"],
+        n_blocks=config["n_blocks"],
+        **settings,
+    )
