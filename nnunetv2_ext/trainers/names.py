@@ -122,7 +122,10 @@ def _closest_base(name: str) -> tuple[str | None, str]:
         if name.lower().startswith(lower_case) and rest[:1] in ("", "_"):
             return base, rest[1:]
     word, _, rest = name.partition("_")
-    # The baseline is left out: every trainer of nnU-Net and of others resembles it.
-    candidates = [lower_case for lower_case, base in by_lower_case.items() if base != BASELINE.name]
-    close = difflib.get_close_matches(word.lower(), candidates, n=1, cutoff=0.85)
-    return (by_lower_case[close[0]] if close else None), rest
+    prefix = BASELINE.name.lower()
+    if not word.lower().startswith(prefix):
+        return None, rest
+    # All names of nnU-Net, ours and others', share the prefix: only what follows it can be alike or not.
+    candidates = {lower_case.removeprefix(prefix): base for lower_case, base in by_lower_case.items()}
+    close = difflib.get_close_matches(word.lower().removeprefix(prefix), [c for c in candidates if c], n=1, cutoff=0.8)
+    return (candidates[close[0]] if close else None), rest
