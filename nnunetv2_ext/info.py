@@ -112,10 +112,13 @@ def describe_network(
 def _describe_recipe(trainer: type, network: Any) -> str:
     recipe, variant = trainer.recipe, getattr(trainer, "variant", None)
     initial_lr = variant.initial_lr if variant is not None and variant.initial_lr is not None else recipe.initial_lr
+    momentum = f", Nesterov momentum {recipe.momentum}" if recipe.optimizer == "SGD" else ""
+    warm_up = f"a warm-up over {recipe.warm_up:.0%} of the epochs and " if recipe.warm_up else ""
+    terms = f"{recipe.dice_weight:g} Dice + {recipe.cross_entropy_weight:g} cross-entropy"
     text = (
-        f"SGD, Nesterov momentum {recipe.momentum}, learning rate {initial_lr:g} with poly decay, weight decay "
+        f"{recipe.optimizer}{momentum}, learning rate {initial_lr:g} with {warm_up}poly decay, weight decay "
         f"{recipe.weight_decay:g} (none on {len(network.parameters_without_weight_decay())} of "
-        f"{len(list(network.parameters()))} tensors), nnU-Net's loss"
+        f"{len(list(network.parameters()))} tensors), nnU-Net's loss ({terms})"
     )
     if len(network.output_strides) > 1:
         weights = recipe.output_weights(len(network.output_strides))

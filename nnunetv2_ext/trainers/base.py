@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -21,6 +20,7 @@ from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
+from nnunetv2_ext.trainers.schedule import WarmUpPolyLRScheduler
 
 __all__ = ["CHECKPOINTING_VARIABLE", "geometry_from_plan", "nnUNetTrainerExt"]
 
@@ -157,8 +157,8 @@ class nnUNetTrainerExt(nnUNetTrainer):
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.print_to_log_file(f"{self.network_class.__name__}: {parameters:,} parameters, settings {settings}")
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """Make the recipe's optimiser, without weight decay where the network asks for none, and nnU-Net's schedule."""
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmUpPolyLRScheduler]:
+        """Make the recipe's optimiser, without weight decay where the network asks for none, and its schedule."""
         exempt = self._plain_network().parameters_without_weight_decay()
         trainable = [
             (name, weight) for name, weight in self._plain_network().named_parameters() if weight.requires_grad
@@ -167,13 +167,11 @@ class nnUNetTrainerExt(nnUNetTrainer):
             {"params": [weight for name, weight in trainable if name not in exempt], "weight_decay": self.weight_decay},
             {"params": [weight for name, weight in trainable if name in exempt], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.SGD(
-            [group for group in groups if group["params"]],
-            self.initial_lr,
-            momentum=self.recipe.momentum,
-            nesterov=True,
-        )
-        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+        optimizer_class = getattr(torch.optim, self.recipe.optimizer)
+        options = {"momentum": self.recipe.momentum, "nesterov": True} if optimizer_class is torch.optim.SGD else {}
+        optimizer = optimizer_class([group for group in groups if group["params"]], self.initial_lr, **options)
+        warm_up_epochs = self.recipe.warm_up_epochs(self.num_epochs)
+        return optimizer, WarmUpPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warm_up_epochs)
 
     def _plain_network(self) -> nn.Module:
         """Give the network without torch.compile's wrapper (distributed training wraps it only later)."""
@@ -186,8 +184,11 @@ class nnUNetTrainerExt(nnUNetTrainer):
         return [[1 / stride for stride in strides] for strides in self.output_strides]
 
     def _build_loss(self) -> nn.Module:
-        """Build nnU-Net's loss, with the recipe's weights of the outputs."""
+        """Build nnU-Net's loss, with the recipe's weights of its terms and of the outputs."""
         loss = super()._build_loss()
+        one_output = loss.loss if self.enable_deep_supervision else loss
+        one_output.weight_dice = self.recipe.dice_weight
+        one_output.weight_ce = self.recipe.cross_entropy_weight
         if self.enable_deep_supervision and self.recipe.weigh_last_output:
             loss.weight_factors = self.recipe.output_weights(len(self.output_strides))
         return loss

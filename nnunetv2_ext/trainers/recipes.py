@@ -1,27 +1,47 @@
-"""How the networks are trained, as data: optimiser, learning rate, weight decay, weights of the outputs."""
+"""How the networks are trained, as data: optimiser, learning rate, weight decay, weights in the loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["NNUNET", "Recipe"]
+__all__ = ["NNUNET", "OPTIMIZERS", "TRANSFORMER", "Recipe"]
+
+# The optimisers that a recipe may name.
+OPTIMIZERS = ("SGD", "Adam", "AdamW")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training recipe within nnU-Net's frame (its epochs, poly schedule, augmentation, sampling and loss).
+    """A training recipe within nnU-Net's frame (its epochs, poly decay, augmentation, sampling, loss and clipping).
 
     Attributes:
-        initial_lr: learning rate of the first epoch.
+        optimizer: one of `OPTIMIZERS`.
+        initial_lr: learning rate of the first epoch, or of the first after the warm-up.
         weight_decay: for every parameter but those that the network exempts.
-        momentum: of stochastic gradient descent with Nesterov momentum.
+        momentum: of stochastic gradient descent with Nesterov momentum; the others keep torch's defaults.
+        warm_up: share of the epochs, rounded to whole ones, over which the learning rate rises linearly to
+            `initial_lr`.
+        dice_weight: factor of the Dice loss.
+        cross_entropy_weight: factor of the cross-entropy (of regions: the binary one).
         weigh_last_output: under deep supervision, give the coarsest output its weight too; nnU-Net sets it to zero.
     """
 
+    optimizer: str = "SGD"
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
     momentum: float = 0.99
+    warm_up: float = 0.0
+    dice_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
     weigh_last_output: bool = False
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"There is no optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}.")
+
+    def warm_up_epochs(self, epochs: int) -> int:
+        """Give the number of epochs of the warm-up in a training of `epochs` epochs."""
+        return round(self.warm_up * epochs)
 
     def output_weights(self, n_outputs: int) -> tuple[float, ...]:
         """Give the weight in the loss of each output, highest resolution first: halved each time, sum one."""
@@ -32,3 +52,6 @@ class Recipe:
 
 
 NNUNET = Recipe()
+
+# Attention networks do not train with SGD at 1e-2; docs/networks/reca.md has the evidence.
+TRANSFORMER = Recipe(optimizer="AdamW", initial_lr=1e-4, weight_decay=1e-2, warm_up=0.02)
