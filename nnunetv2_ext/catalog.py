@@ -20,6 +20,7 @@ class TrainerEntry:
         deep_supervision: whether the loss looks at auxiliary heads too.
         checked_against: what its network was compared with.
         authors_system: the reference system (a key of `AUTHORS_SYSTEMS`) whose checkpoints its network takes.
+        imagenet: whether training starts from published ImageNet weights; the name ends in `_pretrained` then.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TrainerEntry:
     deep_supervision: bool
     checked_against: str
     authors_system: str | None = None
+    imagenet: bool = False
 
 
 _PECA_NET = {
@@ -48,6 +50,13 @@ _DCA_UNETS = {
 }
 _PLAIN = {**_DCA_UNETS, "checked_against": "the authors' code: 1 golden file"}
 _WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files"}
+
+_DANIE = {
+    "module": "nnunetv2_ext.trainers.danie",
+    "paper": "Li, Tu, Gong, Zhong, Li: DANIE",
+    "dims": (2,),
+    "checked_against": "the paper's equations and cost; its authors published no code",
+}
 
 TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
@@ -73,6 +82,24 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA", **_WITH_DCA),
     TrainerEntry("nnUNetTrainerMultiResUNet", method="MultiResUNet", **_PLAIN),
     TrainerEntry("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerDANIE_S", method="DANIE-S", deep_supervision=False, **_DANIE),
+    TrainerEntry("nnUNetTrainerDANIE_L", method="DANIE-L", deep_supervision=False, **_DANIE),
+    TrainerEntry("nnUNetTrainerDANIE_SDS", method="DANIE-S, each map supervised", deep_supervision=True, **_DANIE),
+    TrainerEntry("nnUNetTrainerDANIE_LDS", method="DANIE-L, each map supervised", deep_supervision=True, **_DANIE),
+    TrainerEntry(
+        "nnUNetTrainerDANIE_S_pretrained",
+        method="DANIE-S from ImageNet weights",
+        deep_supervision=False,
+        imagenet=True,
+        **_DANIE,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerDANIE_L_pretrained",
+        method="DANIE-L from ImageNet weights",
+        deep_supervision=False,
+        imagenet=True,
+        **_DANIE,
+    ),
 )
 
 # nnU-Net's own trainer, for which variants exist too: a fair comparison needs the same length and batch size.

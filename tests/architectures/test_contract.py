@@ -16,10 +16,16 @@ from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
 from nnunetv2_ext.cost import move_off_meta
 from tests.plan_matrix import PLANS, Plan, distinct_strides
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 SMALLEST = {2: "E8", 3: "D4"}
 # Voxels; larger patches take minutes on two cores, and differ from smaller ones in nothing but the number of poolings.
 ODD_LIMIT = 2**18
 FAST_LIMIT = 2**17
+
+
+# Trainers that differ from another one in the weights that they start from build the same network.
+ENTRIES = [entry for entry in TRAINERS if not entry.imagenet]
 
 
 def trainer_class(entry: TrainerEntry) -> type:
@@ -36,8 +42,8 @@ def cases(plans: list[Plan], *, in_turns: bool = False) -> list:
     Trainers of one network share the large plans among them, one after the other, or, `in_turns`, all plans.
     """
     families = [
-        [entry for entry in TRAINERS if trainer_class(entry).network_class is trainer_class(first).network_class]
-        for first in TRAINERS
+        [entry for entry in ENTRIES if trainer_class(entry).network_class is trainer_class(first).network_class]
+        for first in ENTRIES
     ]
     return [
         pytest.param(
@@ -46,7 +52,7 @@ def cases(plans: list[Plan], *, in_turns: bool = False) -> list:
             id=f"{entry.name.removeprefix('nnUNetTrainer')}-{plan.name}",
             marks=pytest.mark.slow if is_large(plan) else (),
         )
-        for entry, family in zip(TRAINERS, families, strict=True)
+        for entry, family in zip(ENTRIES, families, strict=True)
         for number, plan in enumerate(plan for plan in plans if len(plan.patch_size) in entry.dims)
         if not (in_turns or is_large(plan)) or family[number % len(family)] is entry
     ]

@@ -1,0 +1,60 @@
+"""Networks whose widths no plan sets, made narrow for tests that compute with them; published weights to match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from nnunetv2_ext.architectures.danie import DANIE
+from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.network import SegmentationNetwork
+from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.trainers import find_trainer
+from nnunetv2_ext.trainers.base import nnUNetTrainerExt
+
+# Constructor arguments over those of trainer and plan; networks that take their widths from the plan are not here.
+NARROW: dict[type[SegmentationNetwork], Mapping[str, Any]] = {
+    DANIE: {
+        "widths": [32, 32, 32, 32],
+        "backbone_settings": {"embed_dim": [32, 32, 32, 32], "depths": [1, 1, 1, 1], "stem_width": [16, 32]},
+    },
+}
+# Arguments of timm's models that fit published weights to an input: the published file is of timm's own sizes.
+_FITTED = ("img_size", "in_chans")
+
+
+@contextmanager
+def narrow_networks() -> Iterator[None]:
+    """Let every trainer build its network narrow, for training and for prediction."""
+    full = nnUNetTrainerExt.__dict__["resolve_settings"]
+
+    def resolve_settings(cls: type[nnUNetTrainerExt], geometry: Geometry) -> dict[str, Any]:
+        return {**full.__func__(cls, geometry), **NARROW.get(cls.network_class, {})}
+
+    nnUNetTrainerExt.resolve_settings = classmethod(resolve_settings)
+    try:
+        yield
+    finally:
+        nnUNetTrainerExt.resolve_settings = full
+
+
+def write_published_weights(folder: Path) -> None:
+    """Write, under timm's names, random weights for the narrow networks that start from ImageNet weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    with narrow_networks():
+        for entry in TRAINERS:
+            if not entry.imagenet:
+                continue
+            trainer = find_trainer(entry.name)
+            weights = trainer.imagenet_weights(trainer.build_network(Geometry.from_strides((64, 64), [(2, 2)]), 3, 2))
+            path = folder / f"{weights.model}.safetensors"
+            if not path.exists():
+                arguments = {key: value for key, value in weights.arguments.items() if key not in _FITTED}
+                save_file(timm.create_model(weights.model, **arguments).state_dict(), path)
