@@ -23,22 +23,29 @@ import pytest
 import torch
 import yaml
 
+from benchmarks import danie_cost
 from nnunetv2_ext._register import OPT_OUT_VARIABLE
-from nnunetv2_ext.architectures import peca_net
+from nnunetv2_ext.architectures import danie, peca_net
+from nnunetv2_ext.architectures.danie import DANIE
+from nnunetv2_ext.architectures.danie import PRESETS as PRESETS_OF_DANIE
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.peca_net import PRESETS, PECANet
+from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.cli import build_parser
 from nnunetv2_ext.cost import estimate_cost
 from nnunetv2_ext.listing import trainers_table
+from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
 from nnunetv2_ext.trainers.names import GRAMMAR, parse_name
 from nnunetv2_ext.weights.imagenet import FOLDER_VARIABLE
 from nnunetv2_ext.weights.peca_net import authors_name
 from tests import golden_files
+from tests.narrow import NARROW, narrow_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 PECA_NET = ROOT / "docs" / "networks" / "peca_net.md"
+DANIE_PAGE = ROOT / "docs" / "networks" / "danie.md"
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -206,7 +213,9 @@ def run_python_blocks(document: Path) -> None:
         exec(compile(example, document, "exec"), namespace)
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "docs" / "adding_a_network.md"], ids=lambda d: d.stem)
+@pytest.mark.parametrize(
+    "document", [ROOT / "README.md", ROOT / "docs" / "adding_a_network.md", DANIE_PAGE], ids=lambda d: d.stem
+)
 def test_python_blocks_run(document: Path) -> None:
     torch.manual_seed(0)
     run_python_blocks(document)
@@ -222,6 +231,7 @@ def test_all_python_blocks_are_run() -> None:
     assert {document.stem for document in DOCUMENTS if blocks(document, "python")} == {
         "README",
         "adding_a_network",
+        "danie",
         "peca_net",
     }
 
@@ -341,3 +351,49 @@ def test_table_of_memory_and_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> N
 def test_all_golden_files_are_named() -> None:
     named = {name for row in table(PECA_NET, "golden file") for name in re.findall(r"`([^`]+)`", row[0])}
     assert named == set(golden_files.names("peca_net"))
+
+
+# Numbers of the pages about DANIE and ImageNet weights
+
+
+@pytest.mark.slow
+def test_table_of_danies_cost_is_the_generated_one() -> None:
+    shown = re.search(r"<!-- cost of danie -->\n(.*)<!-- /cost of danie -->", read(DANIE_PAGE), re.DOTALL)
+    assert shown is not None
+    assert shown[1].strip() == danie_cost.compare(), "paste the output of `python benchmarks/danie_cost.py`"
+
+
+def test_table_of_danies_plans() -> None:
+    def sizes(cell: str) -> list[tuple[int, ...]]:
+        return [tuple(int(value) for value in size.split()) for size in cell.split(",")]
+
+    for patch, padded, window, grids in table(DANIE_PAGE, "patch"):
+        (patch_size,) = sizes(patch)
+        with torch.device("meta"):
+            network = DANIE(1, 2, patch_size=patch_size, **NARROW[DANIE])
+        assert [network.padded_size] == sizes(padded)
+        stages = network.describe_stages()
+        assert [stages[0]["window"]] == sizes(window)
+        assert [stage["grid"] for stage in stages] == sizes(grids)
+
+
+@pytest.mark.slow
+def test_table_of_danies_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for row, *cells in table(DANIE_PAGE, "preset, size"):
+        preset, size = row.split(", ")
+        settings = {**PRESETS_OF_DANIE[preset], "patch_size": (int(size), int(size))}
+        costs = [estimate_cost(lambda s=settings, c=c: DANIE(3, 9, **s, checkpointing=c)) for c in (False, True)]
+        with monkeypatch.context() as patch:
+            patch.setattr(danie, "recompute", lambda function, *inputs: function(*inputs))
+            costs.insert(0, estimate_cost(lambda s=settings: DANIE(3, 9, **s)))
+        assert cells == [f"{cost.kept_bytes / 2**20:,.0f} MiB" for cost in costs]
+
+
+def test_table_of_published_weights() -> None:
+    shown = {row[0].strip("`"): row[1].strip("`") for row in table(ROOT / "docs" / "imagenet_weights.md", "trainer")}
+    assert set(shown) == {entry.name for entry in TRAINERS if entry.imagenet}
+    geometry = Geometry.from_strides((64, 64), [(2, 2)])
+    with torch.device("meta"), narrow_networks():
+        for name, model in shown.items():
+            trainer = find_trainer(name)
+            assert trainer.imagenet_weights(trainer.build_network(geometry, 3, 2)).model == model

@@ -12,13 +12,14 @@ import torch
 from skimage import io
 
 from nnunetv2_ext.architectures.danie import DANIE
+from nnunetv2_ext.plans import write_network_plans
 from tests.narrow import NARROW
 from tests.planned_data import PlannedData, clean_environment, run
 
 pytestmark = [pytest.mark.commands, pytest.mark.slow]
 
 DATASET, SIZE, N_TRAIN = "Dataset851_Glands", (72, 88), 5
-TRAINER = "nnUNetTrainer_1epoch_2iters_bs2"
+TRAINER = "nnUNetTrainer_1epoch_2iters_bs2_NoMirroring"
 PLANS = "nnUNetPlans_DANIE_S"
 
 
@@ -57,30 +58,27 @@ def write_dataset(raw: Path) -> None:
     (raw / DATASET / "dataset.json").write_text(json.dumps(description))
 
 
-def test_colour_images(tmp_path: Path) -> None:
+def test_colour_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan, preprocess, train and predict, with plans that name DANIE so that it can be narrow."""
     data = PlannedData(*(tmp_path / name for name in ("raw", "preprocessed", "results")))
     for folder in (data.preprocessed, data.results):
         folder.mkdir()
     write_dataset(data.raw)
-    environment = clean_environment(**data.folder_variables(), nnUNet_n_proc_DA="0")
+    environment = clean_environment(**data.folder_variables())
 
-    def command(*words: str) -> str:
-        return run(*words, environment=environment, cwd=tmp_path)
+    def command(*words: str, **variables: str) -> None:
+        run(*words, environment={**environment, **variables}, cwd=tmp_path)
 
-    command(
-        *("nnUNetv2_plan_and_preprocess", "-d", "851", "-c", "2d", "-np", "1", "-npfp", "1"),
-        *("--verify_dataset_integrity", "--no_pbar"),
-    )
-    command("nnUNetv2_ext", "plans", "-d", "851", "DANIE_S")
-    path = data.preprocessed / DATASET / f"{PLANS}.json"
+    command("nnUNetv2_plan_and_preprocess", "-d", "851", "-c", "2d", "-np", "1", "-npfp", "1", "--no_pbar")
+    monkeypatch.setenv("nnUNet_preprocessed", str(data.preprocessed))
+    path, _ = write_network_plans("851", "DANIE_S")
     plans = json.loads(path.read_text())
     planned = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
     assert planned["backbone"] == "maxvit_rmlp_tiny_rw_256"
     planned.update(NARROW[DANIE])
     path.write_text(json.dumps(plans))
 
-    command("nnUNetv2_train", "851", "2d", "all", "-p", PLANS, "-tr", TRAINER, "-device", "cpu")
+    command("nnUNetv2_train", "851", "2d", "all", "-p", PLANS, "-tr", TRAINER, "-device", "cpu", nnUNet_n_proc_DA="0")
     fold = data.results / DATASET / f"{TRAINER}__{PLANS}__2d" / "fold_all"
     tensors = torch.load(fold / "checkpoint_final.pth", weights_only=False)["network_weights"]
     assert tensors["sap.stem.conv1.weight"].shape[1] == tensors["hap.embedding.conv1.weight"].shape[1] == 3
