@@ -35,6 +35,7 @@ from nnunetv2_ext.architectures.layers.recompute import recompute
 
 __all__ = [
     "DropPath",
+    "MLPBranch",
     "PatchMerging",
     "WindowAttention",
     "WindowBlock",
@@ -396,8 +397,12 @@ class WindowAttention(nn.Module):
         return self.proj(output.transpose(1, 2).flatten(2)), state
 
 
-class MLP(nn.Module):
-    """Two linear maps with an exact GELU between them.
+class MLPBranch(nn.Module):
+    """Layer norm, linear map, exact GELU, linear map.
+
+    Args:
+        channels: C.
+        hidden: width between the two maps.
 
     Shape:
         (..., C) to (..., C).
@@ -405,14 +410,18 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
+        self.norm = nn.LayerNorm(channels)
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.contract(self.fc1(x))
+        return recompute(self._contract, recompute(self._expand, x))
 
-    def contract(self, hidden: Tensor) -> Tensor:
-        """Apply the activation and the second map."""
+    # What is recomputed ends in a linear map, which itself is not: the backward pass needs only its input.
+    def _expand(self, x: Tensor) -> Tensor:
+        return self.fc1(self.norm(x))
+
+    def _contract(self, hidden: Tensor) -> Tensor:
         return self.fc2(F.gelu(hidden))
 
 
@@ -454,25 +463,21 @@ class WindowBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.layout = WindowLayout(grid, window, shift or (0,) * len(grid), mask_padding=mask_padding)
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels)
         self.attention = WindowAttention(
             channels, num_heads, self.layout, table_window=table_window, position_index=position_index
         )
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = MLP(channels, int(channels * mlp_ratio))
+        self.mlp = MLPBranch(channels, int(channels * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, Tensor]:
-        # What is recomputed ends in a linear map, which itself is not: the backward pass needs only its input.
+        # Of the projection, the norm and the copy into windows are recomputed; the linear map needs only its input.
         windows, state = self.attention.attend(recompute(self._project, x), state)
         x = x + self.drop_path(self.layout.merge(windows))
-        return x + self.drop_path(recompute(self.mlp.contract, recompute(self._expand, x))), state
+        return x + self.drop_path(self.mlp(x)), state
 
     def _project(self, x: Tensor) -> Tensor:
-        return self.attention.qkv(self.layout.partition(self.norm1(x)))
-
-    def _expand(self, x: Tensor) -> Tensor:
-        return self.mlp.fc1(self.norm2(x))
+        return self.attention.qkv(self.layout.partition(self.norm(x)))
 
 
 class PatchMerging(nn.Module):

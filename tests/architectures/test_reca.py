@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -30,12 +31,14 @@ from tests import golden_files
 def authors_tensor(name: str) -> str:
     """Give the authors' name for a tensor of an attention or of a stage of window blocks."""
     for ours, theirs in (
-        ("attention.", "attn."),
-        ("position.table", "relative_position_bias_table"),
-        ("fc", "linear"),
-        ("merging.", "downsample."),
+        (r"mlp\.norm\.", "norm2."),
+        (r"(blocks\.\d+)\.norm\.", r"\1.norm1."),
+        (r"attention\.", "attn."),
+        (r"position\.table", "relative_position_bias_table"),
+        (r"fc(\d)", r"linear\1"),
+        (r"^merging\.", "downsample."),
     ):
-        name = name.replace(ours, theirs)
+        name = re.sub(ours, theirs, name)
     return name
 
 
