@@ -49,6 +49,24 @@ _DCA_UNETS = {
 _PLAIN = {**_DCA_UNETS, "checked_against": "the authors' code: 1 golden file"}
 _WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files"}
 
+_SWIN_UNET = {
+    "module": "nnunetv2_ext.trainers.swin_unet",
+    "dims": (2,),
+    "deep_supervision": False,
+    "checked_against": "the authors' code: 4 golden files",
+    "authors_system": "reca_swinunet",
+}
+_DA_TRANSUNET = {
+    "module": "nnunetv2_ext.trainers.da_transunet",
+    "dims": (2,),
+    "deep_supervision": False,
+    "checked_against": "the authors' code: 9 golden files",
+    "authors_system": "reca_datransunet",
+}
+_SWIN_UNET_PAPER = "Cao et al.: Swin-Unet"
+_DA_TRANSUNET_PAPER = "Sun et al.: DA-TransUNet"
+_RECA_PAPER = "Recurrent-Attention"
+
 TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
     TrainerEntry("nnUNetTrainerPECANetDS", method="PECA-Net with auxiliary heads", deep_supervision=True, **_PECA_NET),
@@ -73,6 +91,10 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA", **_WITH_DCA),
     TrainerEntry("nnUNetTrainerMultiResUNet", method="MultiResUNet", **_PLAIN),
     TrainerEntry("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerSwinUNet", method="Swin-Unet", paper=_SWIN_UNET_PAPER, **_SWIN_UNET),
+    TrainerEntry("nnUNetTrainerSwinUNetRecA", method="Swin-Unet with RecA", paper=_RECA_PAPER, **_SWIN_UNET),
+    TrainerEntry("nnUNetTrainerDATransUNet", method="DA-TransUNet", paper=_DA_TRANSUNET_PAPER, **_DA_TRANSUNET),
+    TrainerEntry("nnUNetTrainerDATransUNetRecA", method="DA-TransUNet with RecA", paper=_RECA_PAPER, **_DA_TRANSUNET),
 )
 
 # nnU-Net's own trainer, for which variants exist too: a fair comparison needs the same length and batch size.
@@ -91,6 +113,6 @@ AUTHORS_SYSTEMS: dict[str, str] = {
     "dca": "nnunetv2_ext.weights.dca",
     "dca_unets": "nnunetv2_ext.weights.dca_unets",
     "peca_net": "nnunetv2_ext.weights.peca_net",
-    "reca_datransunet": "nnunetv2_ext.weights.reca_datransunet",
-    "reca_swinunet": "nnunetv2_ext.weights.reca_swinunet",
+    "reca_datransunet": "nnunetv2_ext.weights.da_transunet",
+    "reca_swinunet": "nnunetv2_ext.weights.swin_unet",
 }

@@ -96,8 +96,16 @@ class PatchExpanding(nn.Module):
         self.norm = nn.LayerNorm(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.expand(x).unflatten(-1, (self.factor, self.factor, -1))
-        return self.norm(x.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+        return self.arrange(self.split(x))
+
+    def split(self, x: Tensor) -> Tensor:
+        """Give the positions that each position becomes, (B, h, w, factor, factor, out_channels)."""
+        return self.norm(self.expand(x).unflatten(-1, (self.factor, self.factor, -1)))
+
+    @staticmethod
+    def arrange(parts: Tensor) -> Tensor:
+        """Put these positions in their places on the map."""
+        return parts.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 class Stage(nn.Module):
@@ -197,7 +205,9 @@ class Decoder(nn.Module):
         return recompute(self._predict, x)
 
     def _predict(self, x: Tensor) -> Tensor:
-        return self.seg_layers[0](self.expand(self.norm(x))).permute(0, 3, 1, 2)
+        # The classes are fewer than the channels, so they are put in their places, and not the channels.
+        parts = self.expand.split(self.norm(x))
+        return self.expand.arrange(self.seg_layers[0](parts)).permute(0, 3, 1, 2)
 
 
 class SwinUNet(SegmentationNetwork):

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
 from nnunetv2_ext.cost import move_off_meta
+from tests.narrow import narrowed
 from tests.plan_matrix import PLANS, Plan, distinct_strides
 
 SMALLEST = {2: "E8", 3: "D4"}
@@ -24,6 +25,10 @@ FAST_LIMIT = 2**17
 
 def trainer_class(entry: TrainerEntry) -> type:
     return getattr(importlib.import_module(entry.module), entry.name)
+
+
+def narrow_trainer(entry: TrainerEntry) -> type:
+    return narrowed(trainer_class(entry))
 
 
 def is_large(plan: Plan) -> bool:
@@ -85,7 +90,7 @@ def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, pla
     """Finite loss, a finite gradient for every parameter, and the two dimensions that plans vary: channels, classes."""
     torch.manual_seed(0)
     channels, classes = ((1, 2), (2, 3), (4, 14))[sum(map(sum, plan.poolings)) % 3]
-    network = trainer_class(entry).build_network(plan.small(), channels, classes).train()
+    network = narrow_trainer(entry).build_network(plan.small(), channels, classes).train()
     outputs = as_list(network(torch.randn(2, channels, *network.patch_size)))
     assert [tuple(output.shape) for output in outputs] == expected_shapes(network, 2, classes)
     loss = sum(nn.functional.cross_entropy(output, output.detach().argmin(1)) for output in outputs)
@@ -102,7 +107,7 @@ def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, pla
 def test_odd_sizes_predict_each_sample_alone(entry: TrainerEntry, plan: Plan) -> None:
     """A bottom of 3 x 2 x 5 positions; a sample's logits do not depend on its neighbour in the batch."""
     torch.manual_seed(0)
-    network = trainer_class(entry).build_network(plan.odd(), 1, 3, deep_supervision=False).eval()
+    network = narrow_trainer(entry).build_network(plan.odd(), 1, 3, deep_supervision=False).eval()
     x = torch.randn(2, 1, *network.patch_size)
     with torch.no_grad():
         together, alone = network(x), network(x[1:])
@@ -123,7 +128,7 @@ class TestAnyNetwork:
     @staticmethod
     def build(entry: TrainerEntry, plan: Plan, **arguments) -> SegmentationNetwork:
         torch.manual_seed(0)
-        return trainer_class(entry).build_network(plan.narrow(), 2, 3, **arguments)
+        return narrow_trainer(entry).build_network(plan.narrow(), 2, 3, **arguments)
 
     def test_deep_supervision_flag_leaves_the_parameters(self, entry: TrainerEntry, plan: Plan) -> None:
         on, off = self.build(entry, plan, deep_supervision=True), self.build(entry, plan, deep_supervision=False)
@@ -149,7 +154,7 @@ class TestAnyNetwork:
         few, many = (
             {
                 name: tensor.shape
-                for name, tensor in trainer_class(entry).build_network(plan.narrow(), 2, k).state_dict().items()
+                for name, tensor in narrow_trainer(entry).build_network(plan.narrow(), 2, k).state_dict().items()
             }
             for k in (3, 7)
         )
@@ -170,7 +175,7 @@ class TestAnyNetwork:
         network = self.build(entry, plan).eval()
         torch.save(network.state_dict(), tmp_path / "weights.pth")
         torch.manual_seed(1)
-        other = trainer_class(entry).build_network(plan.narrow(), 2, 3).eval()
+        other = narrow_trainer(entry).build_network(plan.narrow(), 2, 3).eval()
         other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
         x = torch.randn(1, 2, *network.patch_size)
         assert all(torch.equal(a, b) for a, b in zip(as_list(network(x)), as_list(other(x)), strict=True))

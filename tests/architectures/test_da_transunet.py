@@ -16,7 +16,7 @@ from nnunetv2_ext.architectures.da_transunet import (
 )
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
-from nnunetv2_ext.weights.reca_datransunet import authors_name, build
+from nnunetv2_ext.weights.da_transunet import authors_name, build
 from tests import golden_files
 
 GOLDEN = [

@@ -8,7 +8,7 @@ import torch
 from nnunetv2_ext.architectures.swin_unet import Stage
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
-from nnunetv2_ext.weights.reca_swinunet import IGNORED, authors_name
+from nnunetv2_ext.weights.swin_unet import IGNORED, authors_name
 from tests import golden_files
 
 GOLDEN = [

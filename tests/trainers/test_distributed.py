@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.trainers import find_trainer
+from tests.narrow import narrowed
 from tests.plan_matrix import PLANS
 
 SMALLEST = {2: "E8", 3: "D4"}
@@ -25,7 +26,8 @@ def _train_two_steps(rank: int, rendezvous: str) -> None:
     for entry in TRAINERS:
         for dims in entry.dims:
             plan = next(plan for plan in PLANS if plan.name == SMALLEST[dims])
-            network = DistributedDataParallel(find_trainer(entry.name).build_network(plan.geometry(), 1, 3).train())
+            network = narrowed(find_trainer(entry.name)).build_network(plan.geometry(), 1, 3).train()
+            network = DistributedDataParallel(network)
             for _ in range(2):
                 outputs = network(torch.randn(2, 1, *plan.patch_size))
                 outputs = outputs if isinstance(outputs, list) else [outputs]

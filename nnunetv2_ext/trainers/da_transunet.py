@@ -1,0 +1,32 @@
+"""DA-TransUNet under nnU-Net, without and with RecA; docs/networks/da_transunet.md says what of the recipe is kept.
+
+Kept: the network, equal weights of cross-entropy and Dice. Not kept: SGD at 0.01 without warm-up, which presupposes
+ImageNet weights; 150 epochs on slices of 224 x 224, and the authors' augmentation (nnU-Net's frame, which is the same
+for both networks of a comparison).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from nnunetv2_ext.architectures.da_transunet import DATransUNet
+from nnunetv2_ext.architectures.network import SegmentationNetwork
+from nnunetv2_ext.trainers.base import nnUNetTrainerExt
+from nnunetv2_ext.trainers.recipes import TRANSFORMER, Recipe
+
+__all__ = ["nnUNetTrainerDATransUNet", "nnUNetTrainerDATransUNetRecA"]
+
+
+class nnUNetTrainerDATransUNet(nnUNetTrainerExt):
+    """DA-TransUNet with plain self-attention in its transformer, from random weights."""
+
+    network_class: ClassVar[type[SegmentationNetwork]] = DATransUNet
+    network_settings: ClassVar[Mapping[str, Any]] = {"reca": False}
+    recipe: ClassVar[Recipe] = TRANSFORMER
+
+
+class nnUNetTrainerDATransUNetRecA(nnUNetTrainerDATransUNet):
+    """DA-TransUNet with RecA in its transformer, from random weights."""
+
+    network_settings: ClassVar[Mapping[str, Any]] = {"reca": True}
