@@ -91,4 +91,6 @@ AUTHORS_SYSTEMS: dict[str, str] = {
     "dca": "nnunetv2_ext.weights.dca",
     "dca_unets": "nnunetv2_ext.weights.dca_unets",
     "peca_net": "nnunetv2_ext.weights.peca_net",
+    "reca_nnformer": "nnunetv2_ext.weights.nnformer",
+    "reca_swinunetr": "nnunetv2_ext.weights.swin_unetr",
 }
