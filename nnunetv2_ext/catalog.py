@@ -49,6 +49,21 @@ _DCA_UNETS = {
 _PLAIN = {**_DCA_UNETS, "checked_against": "the authors' code: 1 golden file"}
 _WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files"}
 
+_SWIN_UNETR = {
+    "module": "nnunetv2_ext.trainers.swin_unetr",
+    "dims": (2, 3),
+    "deep_supervision": False,
+    "checked_against": "the authors' code and MONAI: 9 golden files",
+    "authors_system": "reca_swinunetr",
+}
+_NNFORMER = {
+    "module": "nnunetv2_ext.trainers.nnformer",
+    "dims": (2, 3),
+    "checked_against": "the authors' code: 10 golden files",
+    "authors_system": "reca_nnformer",
+}
+_RECA = "Recurrent-Attention (RecA)"
+
 TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
     TrainerEntry("nnUNetTrainerPECANetDS", method="PECA-Net with auxiliary heads", deep_supervision=True, **_PECA_NET),
@@ -73,6 +88,28 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA", **_WITH_DCA),
     TrainerEntry("nnUNetTrainerMultiResUNet", method="MultiResUNet", **_PLAIN),
     TrainerEntry("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerSwinUNETR", method="SwinUNETR", paper="Hatamizadeh et al.: Swin UNETR", **_SWIN_UNETR),
+    TrainerEntry("nnUNetTrainerSwinUNETRRecA", method="SwinUNETR with RecA", paper=_RECA, **_SWIN_UNETR),
+    TrainerEntry(
+        "nnUNetTrainerNNFormer", method="nnFormer", paper="Zhou et al.: nnFormer", deep_supervision=False, **_NNFORMER
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerRecA", method="nnFormer with RecA", paper=_RECA, deep_supervision=False, **_NNFORMER
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerDS",
+        method="nnFormer with auxiliary heads",
+        paper="Zhou et al.: nnFormer",
+        deep_supervision=True,
+        **_NNFORMER,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerRecADS",
+        method="nnFormer with RecA and auxiliary heads",
+        paper=_RECA,
+        deep_supervision=True,
+        **_NNFORMER,
+    ),
 )
 
 # nnU-Net's own trainer, for which variants exist too: a fair comparison needs the same length and batch size.

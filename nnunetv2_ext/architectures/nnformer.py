@@ -9,8 +9,8 @@ down. On the way up a transposed convolution doubles the map, attends once to th
 self-attention. With RecA each stage of the encoder hands the sum of its queries from block to block (RecA-H); no
 parameter is added.
 
-Shape legend: B batch, E channels after the embedding, C channels, n a map's size of k = 2 or 3 axes, h heads, d = C / h,
-N tokens of a window, B' windows of all samples.
+Shape legend: B batch, E channels after the embedding, C channels, n a map's size of k = 2 or 3 axes, h heads, N tokens
+of a window, B' windows of all samples.
 
 Memory: outputs of norms and activations are recomputed in the backward pass; `checkpointing=True` recomputes the
 embedding and the blocks whole.
@@ -364,8 +364,8 @@ class NNFormer(SegmentationNetwork):
         input_channels: channels of the input.
         num_classes: channels of the logits.
         patch_size: voxels per axis; each must be divisible by the product of its strides.
-        embedding_stride: stride of the embedding and of the segmentation layers, 1, 2 or 4 per axis. None: (2, 4, 4), in
-            2D (4, 4).
+        embedding_stride: stride of the embedding and of the segmentation layers, 1, 2 or 4 per axis. None: (2, 4, 4),
+            in 2D (4, 4).
         strides: three strides, of the down-samplings. None: 2 on every axis.
         embed_dim: E, channels of the first stage; they double from stage to stage.
         depths: blocks of each stage; a decoder stage has as many as the encoder's of its resolution.
