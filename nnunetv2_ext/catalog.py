@@ -49,6 +49,19 @@ _DCA_UNETS = {
 _PLAIN = {**_DCA_UNETS, "checked_against": "the authors' code: 1 golden file"}
 _WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files"}
 
+_SWIN_UNETR = {
+    "module": "nnunetv2_ext.trainers.swin_unetr",
+    "dims": (2, 3),
+    "deep_supervision": False,
+    "checked_against": "the authors' code and MONAI: 9 golden files",
+    "authors_system": "reca_swinunetr",
+}
+_NNFORMER = {
+    "module": "nnunetv2_ext.trainers.nnformer",
+    "dims": (2, 3),
+    "checked_against": "the authors' code: 10 golden files",
+    "authors_system": "reca_nnformer",
+}
 _SWIN_UNET = {
     "module": "nnunetv2_ext.trainers.swin_unet",
     "dims": (2,),
@@ -63,9 +76,7 @@ _DA_TRANSUNET = {
     "checked_against": "the authors' code: 9 golden files",
     "authors_system": "reca_datransunet",
 }
-_SWIN_UNET_PAPER = "Cao et al.: Swin-Unet"
-_DA_TRANSUNET_PAPER = "Sun et al.: DA-TransUNet"
-_RECA_PAPER = "Recurrent-Attention"
+_RECA = "Recurrent-Attention (RecA)"
 
 TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
@@ -91,10 +102,32 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA", **_WITH_DCA),
     TrainerEntry("nnUNetTrainerMultiResUNet", method="MultiResUNet", **_PLAIN),
     TrainerEntry("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA", **_WITH_DCA),
-    TrainerEntry("nnUNetTrainerSwinUNet", method="Swin-Unet", paper=_SWIN_UNET_PAPER, **_SWIN_UNET),
-    TrainerEntry("nnUNetTrainerSwinUNetRecA", method="Swin-Unet with RecA", paper=_RECA_PAPER, **_SWIN_UNET),
-    TrainerEntry("nnUNetTrainerDATransUNet", method="DA-TransUNet", paper=_DA_TRANSUNET_PAPER, **_DA_TRANSUNET),
-    TrainerEntry("nnUNetTrainerDATransUNetRecA", method="DA-TransUNet with RecA", paper=_RECA_PAPER, **_DA_TRANSUNET),
+    TrainerEntry("nnUNetTrainerSwinUNETR", method="SwinUNETR", paper="Hatamizadeh et al.: Swin UNETR", **_SWIN_UNETR),
+    TrainerEntry("nnUNetTrainerSwinUNETRRecA", method="SwinUNETR with RecA", paper=_RECA, **_SWIN_UNETR),
+    TrainerEntry(
+        "nnUNetTrainerNNFormer", method="nnFormer", paper="Zhou et al.: nnFormer", deep_supervision=False, **_NNFORMER
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerRecA", method="nnFormer with RecA", paper=_RECA, deep_supervision=False, **_NNFORMER
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerDS",
+        method="nnFormer with auxiliary heads",
+        paper="Zhou et al.: nnFormer",
+        deep_supervision=True,
+        **_NNFORMER,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerRecADS",
+        method="nnFormer with RecA and auxiliary heads",
+        paper=_RECA,
+        deep_supervision=True,
+        **_NNFORMER,
+    ),
+    TrainerEntry("nnUNetTrainerSwinUNet", method="Swin-Unet", paper="Cao et al.: Swin-Unet", **_SWIN_UNET),
+    TrainerEntry("nnUNetTrainerSwinUNetRecA", method="Swin-Unet with RecA", paper=_RECA, **_SWIN_UNET),
+    TrainerEntry("nnUNetTrainerDATransUNet", method="DA-TransUNet", paper="Sun et al.: DA-TransUNet", **_DA_TRANSUNET),
+    TrainerEntry("nnUNetTrainerDATransUNetRecA", method="DA-TransUNet with RecA", paper=_RECA, **_DA_TRANSUNET),
 )
 
 # nnU-Net's own trainer, for which variants exist too: a fair comparison needs the same length and batch size.
@@ -114,5 +147,7 @@ AUTHORS_SYSTEMS: dict[str, str] = {
     "dca_unets": "nnunetv2_ext.weights.dca_unets",
     "peca_net": "nnunetv2_ext.weights.peca_net",
     "reca_datransunet": "nnunetv2_ext.weights.da_transunet",
+    "reca_nnformer": "nnunetv2_ext.weights.nnformer",
     "reca_swinunet": "nnunetv2_ext.weights.swin_unet",
+    "reca_swinunetr": "nnunetv2_ext.weights.swin_unetr",
 }

@@ -11,7 +11,7 @@ from nnunetv2_ext.trainers import find_trainer
 
 # Constructor arguments, by the name of the network's class; over what its trainers fix.
 NARROW: dict[str, dict[str, Any]] = {
-    "SwinUNet": {"embed_dim": 8, "num_heads": (1, 2, 2, 4)},
+    "SwinUNet": {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4)},
     "DATransUNet": {
         "stem_width": 32,
         "resnet_layers": (1, 1, 1),

@@ -1,4 +1,4 @@
-"""DA-TransUNet: a ResNet-50 stem, dual attention, a vision transformer and a convolutional decoder, with or without RecA.
+"""DA-TransUNet: ResNet-50, dual attention, a vision transformer and a convolutional decoder, with or without RecA.
 
 Papers: Sun et al., "DA-TransUNet: Integrating Spatial and Channel Dual Attention with Transformer U-Net for Medical
 Image Segmentation" (arXiv 2310.12570), on top of TransUNet (Chen et al., arXiv 2102.04306) and the hybrid vision
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.layers.recompute import recompute
 from nnunetv2_ext.architectures.network import SegmentationNetwork
-from nnunetv2_ext.architectures.reca import recurrent_attention, run_blocks
+from nnunetv2_ext.architectures.reca import norms_biases_and_tables, recurrent_attention, run_blocks
 
 __all__ = ["PRESETS", "ChannelAttention", "DATransUNet", "DualAttention", "PositionAttention", "ResNetStem"]
 
@@ -106,8 +106,8 @@ class ResNetStem(nn.Module):
         checkpointing: recompute the units in the backward pass.
 
     Shape:
-        (B, in_channels, H, W), both divisible by 16, to the output (B, 16 width, H / 16, W / 16) and three skips, deepest
-        first: (B, 8 width, H / 8, W / 8), (B, 4 width, H / 4, W / 4), (B, width, H / 2, W / 2).
+        (B, in_channels, H, W), both divisible by 16, to the output (B, 16 width, H / 16, W / 16) and three skips,
+        deepest first: (B, 8 width, H / 8, W / 8), (B, 4 width, H / 4, W / 4), (B, width, H / 2, W / 2).
     """
 
     def __init__(self, in_channels: int, width: int, depths: Sequence[int], *, checkpointing: bool = False) -> None:
@@ -518,7 +518,7 @@ class DATransUNet(SegmentationNetwork):
 
     def parameters_without_weight_decay(self) -> set[str]:
         """Name the position table, and the scale and shift parameters: biases, norms, factors of the attentions."""
-        return {name for name, weight in self.named_parameters() if weight.ndim <= 1 or name == "embedding.position"}
+        return norms_biases_and_tables(self) | {"embedding.position"}
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each resolution of the stem, and one for the transformer."""
@@ -554,11 +554,7 @@ class DATransUNet(SegmentationNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, input_channels, *patch_size) to logits (B, num_classes, *patch_size)."""
-        if tuple(x.shape[1:]) != (self.input_channels, *self.patch_size):
-            raise ValueError(
-                f"This DA-TransUNet was built for {self.input_channels} channels and patch size {self.patch_size}, and "
-                f"got {x.shape[1]} channels and size {tuple(x.shape[2:])}: build it for that size, or tile the image."
-            )
+        self.check_size(x)
         (height, width), (padded_height, padded_width) = self.patch_size, self.padded_size
         tokens, skips = self.encode(F.pad(x, (0, padded_width - width, 0, padded_height - height)))
         logits = self.decoder(tokens.transpose(1, 2).unflatten(2, self.grid), skips)

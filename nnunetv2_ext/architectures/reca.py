@@ -42,6 +42,7 @@ __all__ = [
     "WindowLayout",
     "WindowPositionBias",
     "clip_window",
+    "norms_biases_and_tables",
     "position_rows",
     "recurrent_attention",
     "run_blocks",
@@ -513,3 +514,9 @@ class PatchMerging(nn.Module):
             for offset in self.offsets
         ]
         return self.reduction(self.norm(torch.cat(parts, dim=-1)))
+
+
+def norms_biases_and_tables(network: nn.Module) -> set[str]:
+    """Name the parameters that weight decay serves nothing in: weights of norms, biases, and position tables."""
+    tables = {f"{name}.table" for name, module in network.named_modules() if isinstance(module, WindowPositionBias)}
+    return tables | {name for name, parameter in network.named_parameters() if parameter.ndim < 2}

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.layers.recompute import recompute
 from nnunetv2_ext.architectures.network import SegmentationNetwork
-from nnunetv2_ext.architectures.reca import PatchMerging, WindowBlock, clip_window, run_blocks
+from nnunetv2_ext.architectures.reca import PatchMerging, WindowBlock, clip_window, norms_biases_and_tables, run_blocks
 
 __all__ = ["PRESETS", "PatchExpanding", "Stage", "SwinUNet", "choose_window"]
 
@@ -213,9 +213,9 @@ class Decoder(nn.Module):
 class SwinUNet(SegmentationNetwork):
     """Swin-Unet, in 2D, with or without RecA.
 
-    Defaults are the settings that the authors trained. The network accepts exactly one patch size; it pads it at the end
-    of each axis to a multiple of the deepest stage's stride, 32, and crops the logits. Where a window does not divide a
-    grid, the tokens are padded inside the block, and the padding is not attended to.
+    Defaults are the settings that the authors trained. The network accepts exactly one patch size; it pads it at the
+    end of each axis to a multiple of the deepest stage's stride, 32, and crops the logits. Where a window does not
+    divide a grid, the tokens are padded inside the block, and the padding is not attended to.
 
     Args:
         input_channels: channels of the input. A single one is repeated to three.
@@ -307,24 +307,24 @@ class SwinUNet(SegmentationNetwork):
     def settings_from_plan(cls, geometry: Geometry) -> dict[str, Any]:
         """Turn a plan into constructor arguments.
 
-        Only the patch size is the plan's. The window is 7 or 8, whichever pads the stages' grids less (7 at the authors'
-        size). Widths and stages are the authors', to which the published parameter counts and ImageNet's weights
-        belong; they do not follow the plan's poolings.
+        Only the patch size is the plan's. The window is 7 or 8, whichever pads the stages' grids less (7 at the
+        authors' size). Widths and stages are the authors', to which the published parameter counts and ImageNet's
+        weights belong; they do not follow the plan's poolings.
         """
         return {"patch_size": geometry.patch_size, "window_size": choose_window(_grids(geometry.patch_size, 4))}
 
     def parameters_without_weight_decay(self) -> set[str]:
         """Name the tables of position biases, the norms, and the biases."""
-        return {name for name, weight in self.named_parameters() if weight.ndim <= 1 or name.endswith(".table")}
+        return norms_biases_and_tables(self)
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each encoder stage."""
         return [
             {
                 "stage": number,
-                "stride": tuple(size // positions for size, positions in zip(self.padded_size, stage.grid, strict=True)),
+                "stride": (PATCH * 2 ** (number - 1),) * 2,
                 "grid": stage.grid,
-                "channels": stage.blocks[0].norm1.normalized_shape[0],
+                "channels": stage.blocks[0].norm.normalized_shape[0],
                 "heads": stage.num_heads,
                 "window": stage.window,
                 "blocks": len(stage.blocks),
@@ -335,11 +335,7 @@ class SwinUNet(SegmentationNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, input_channels, *patch_size) to logits (B, num_classes, *patch_size)."""
-        if tuple(x.shape[1:]) != (self.input_channels, *self.patch_size):
-            raise ValueError(
-                f"This Swin-Unet was built for {self.input_channels} channels and patch size {self.patch_size}, and got "
-                f"{x.shape[1]} channels and size {tuple(x.shape[2:])}: build it for that size, or tile the image."
-            )
+        self.check_size(x)
         (height, width), (padded_height, padded_width) = self.patch_size, self.padded_size
         x = F.pad(x, (0, padded_width - width, 0, padded_height - height))
         if self.input_channels == 1:

@@ -14,8 +14,8 @@ __all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build"]
 
 # The authors' names of the layers that depend on the classes of a dataset.
 SEGMENTATION_LAYERS = re.compile(r"^segmentation_head\.")
-# The authors' names of tensors that their network holds and that cannot influence its output: two of the three outputs of
-# a dual-attention block, and the blocks of the decoder that are on no path.
+# The authors' names of tensors that their network holds and that cannot influence its output: two of the three outputs
+# of a dual-attention block, and the blocks of the decoder that are on no path.
 IGNORED = re.compile(r"\.(conv6|conv7)\.|^decoder\.blocks\.(?!0\.da3\.|1\.da2\.)\d+\.da\d+\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a module.

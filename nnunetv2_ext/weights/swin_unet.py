@@ -35,6 +35,8 @@ _RENAMED = [
         (r"^decoder\.seg_layers\.0\.", "swin_unet.output."),
         (r"\.attention\.position\.table$", ".attn.relative_position_bias_table"),
         (r"\.attention\.", ".attn."),
+        (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
+        (r"(\.blocks\.\d+)\.mlp\.norm\.", r"\1.norm2."),
     )
 ]
 

@@ -105,8 +105,9 @@ def test_encoder_gives_the_authors_numbers(variant: str) -> None:
     encoder = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("decoder.")}
     naming = lambda name: authors_name(name).removeprefix("transformer.")  # noqa: E731
     network.load_state_dict(fit_tensors(encoder, tensors, naming, golden["system"]), strict=False)
-    assert sum(network.get_parameter(name).numel() for name, _ in network.named_parameters() if name in encoder) == (
-        golden["trainable_parameters"]
+    assert (
+        sum(network.get_parameter(name).numel() for name, _ in network.named_parameters() if name in encoder)
+        == (golden["trainable_parameters"])
     )
     with torch.no_grad():
         tokens, _ = network.eval().encode(*golden_files.make_inputs(golden))
