@@ -20,6 +20,7 @@ class TrainerEntry:
         deep_supervision: whether the loss looks at auxiliary heads too.
         checked_against: what its network was compared with.
         authors_system: the reference system (a key of `AUTHORS_SYSTEMS`) whose checkpoints its network takes.
+        imagenet: whether training starts from published ImageNet weights; the name ends in `_pretrained` then.
     """
 
     name: str
@@ -30,6 +31,7 @@ class TrainerEntry:
     deep_supervision: bool
     checked_against: str
     authors_system: str | None = None
+    imagenet: bool = False
 
 
 _PECA_NET = {
@@ -77,6 +79,12 @@ _DA_TRANSUNET = {
     "authors_system": "reca_datransunet",
 }
 _RECA = "Recurrent-Attention (RecA)"
+_DANIE = {
+    "module": "nnunetv2_ext.trainers.danie",
+    "paper": "Li, Tu, Gong, Zhong, Li: DANIE",
+    "dims": (2,),
+    "checked_against": "the paper's equations and cost; its authors published no code",
+}
 
 TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
@@ -128,6 +136,52 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerSwinUNetRecA", method="Swin-Unet with RecA", paper=_RECA, **_SWIN_UNET),
     TrainerEntry("nnUNetTrainerDATransUNet", method="DA-TransUNet", paper="Sun et al.: DA-TransUNet", **_DA_TRANSUNET),
     TrainerEntry("nnUNetTrainerDATransUNetRecA", method="DA-TransUNet with RecA", paper=_RECA, **_DA_TRANSUNET),
+    TrainerEntry(
+        "nnUNetTrainerSwinUNet_pretrained",
+        method="Swin-Unet from ImageNet weights",
+        paper="Cao et al.: Swin-Unet",
+        imagenet=True,
+        **_SWIN_UNET,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerSwinUNetRecA_pretrained",
+        method="Swin-Unet with RecA from ImageNet weights",
+        paper=_RECA,
+        imagenet=True,
+        **_SWIN_UNET,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerDATransUNet_pretrained",
+        method="DA-TransUNet from ImageNet weights",
+        paper="Sun et al.: DA-TransUNet",
+        imagenet=True,
+        **_DA_TRANSUNET,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerDATransUNetRecA_pretrained",
+        method="DA-TransUNet with RecA from ImageNet weights",
+        paper=_RECA,
+        imagenet=True,
+        **_DA_TRANSUNET,
+    ),
+    TrainerEntry("nnUNetTrainerDANIE_S", method="DANIE-S", deep_supervision=False, **_DANIE),
+    TrainerEntry("nnUNetTrainerDANIE_L", method="DANIE-L", deep_supervision=False, **_DANIE),
+    TrainerEntry("nnUNetTrainerDANIE_SDS", method="DANIE-S, each map supervised", deep_supervision=True, **_DANIE),
+    TrainerEntry("nnUNetTrainerDANIE_LDS", method="DANIE-L, each map supervised", deep_supervision=True, **_DANIE),
+    TrainerEntry(
+        "nnUNetTrainerDANIE_S_pretrained",
+        method="DANIE-S from ImageNet weights",
+        deep_supervision=False,
+        imagenet=True,
+        **_DANIE,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerDANIE_L_pretrained",
+        method="DANIE-L from ImageNet weights",
+        deep_supervision=False,
+        imagenet=True,
+        **_DANIE,
+    ),
 )
 
 # nnU-Net's own trainer, for which variants exist too: a fair comparison needs the same length and batch size.

@@ -24,8 +24,11 @@ _PREFIX = "nnUNetTrainer"
 
 
 def network_names() -> list[str]:
-    """Name the networks that plans can hold: the trainers' names without nnU-Net's prefix."""
-    return [entry.name.removeprefix(_PREFIX) for entry in TRAINERS]
+    """Name the networks that plans can hold: the trainers' names without nnU-Net's prefix.
+
+    Those that start from ImageNet weights are left out: it is our trainer, not the network, that loads them.
+    """
+    return [entry.name.removeprefix(_PREFIX) for entry in TRAINERS if not entry.imagenet]
 
 
 def _scale_strides(output_strides: Sequence[Sequence[int]]) -> list[list[int]]:

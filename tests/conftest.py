@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.narrow import narrow_networks, write_published_weights
 from tests.planned_data import PlannedData, prepare
 
 
@@ -34,3 +36,19 @@ def nnunet_folders(planned_data: PlannedData, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     return data
+
+
+@pytest.fixture(scope="session")
+def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a folder with stand-ins for the published ImageNet weights, of the narrow networks' sizes."""
+    folder = tmp_path_factory.mktemp("published_weights")
+    write_published_weights(folder)
+    return folder
+
+
+@pytest.fixture
+def narrow(published_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Build networks narrow whose widths no plan sets, and find published weights of these widths."""
+    monkeypatch.setenv("nnUNet_ext_weights", str(published_weights))
+    with narrow_networks():
+        yield

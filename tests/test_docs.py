@@ -32,6 +32,7 @@ from nnunetv2_ext.cost import estimate_cost
 from nnunetv2_ext.listing import trainers_table
 from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
 from nnunetv2_ext.trainers.names import GRAMMAR, parse_name
+from nnunetv2_ext.weights.imagenet import FOLDER_VARIABLE
 from nnunetv2_ext.weights.peca_net import authors_name
 from tests import golden_files
 
@@ -181,7 +182,7 @@ def test_trainer_names_exist(document: Path) -> None:
 
 @each_document
 def test_own_environment_variables_exist(document: Path) -> None:
-    known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, "nnUNet_extTrainer"}
+    known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, FOLDER_VARIABLE, "nnUNet_extTrainer"}
     assert set(re.findall(r"\bnnUNet_ext\w+", read(document))) <= known
 
 

@@ -174,8 +174,9 @@ class nnUNetTrainerExt(nnUNetTrainer):
         return optimizer, WarmUpPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warm_up_epochs)
 
     def _plain_network(self) -> nn.Module:
-        """Give the network without torch.compile's wrapper (distributed training wraps it only later)."""
-        return getattr(self.network, "_orig_mod", self.network)
+        """Give the network without the wrappers of distributed training and of torch.compile."""
+        network = getattr(self.network, "module", self.network) if self.is_ddp else self.network
+        return getattr(network, "_orig_mod", network)
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         """Scale targets to the network's outputs, which need not be the plan's resolution levels."""

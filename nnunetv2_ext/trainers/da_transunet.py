@@ -7,15 +7,25 @@ for both networks of a comparison).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
+
+from torch import nn
 
 from nnunetv2_ext.architectures.da_transunet import DATransUNet
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.trainers.base import nnUNetTrainerExt
+from nnunetv2_ext.trainers.pretrained import ImageNetStartMixin
 from nnunetv2_ext.trainers.recipes import TRANSFORMER, Recipe
+from nnunetv2_ext.weights.imagenet import ImageNetWeights
+from nnunetv2_ext.weights.da_transunet import imagenet_weights
 
-__all__ = ["nnUNetTrainerDATransUNet", "nnUNetTrainerDATransUNetRecA"]
+__all__ = [
+    "nnUNetTrainerDATransUNet",
+    "nnUNetTrainerDATransUNetRecA",
+    "nnUNetTrainerDATransUNetRecA_pretrained",
+    "nnUNetTrainerDATransUNet_pretrained",
+]
 
 
 class nnUNetTrainerDATransUNet(nnUNetTrainerExt):
@@ -30,3 +40,15 @@ class nnUNetTrainerDATransUNetRecA(nnUNetTrainerDATransUNet):
     """DA-TransUNet with RecA in its transformer, from random weights."""
 
     network_settings: ClassVar[Mapping[str, Any]] = {"reca": True}
+
+
+class nnUNetTrainerDATransUNet_pretrained(ImageNetStartMixin, nnUNetTrainerDATransUNet):
+    """DA-TransUNet with plain self-attention, from ImageNet weights, as the authors start."""
+
+    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+
+
+class nnUNetTrainerDATransUNetRecA_pretrained(ImageNetStartMixin, nnUNetTrainerDATransUNetRecA):
+    """DA-TransUNet with RecA, from ImageNet weights, as the authors start."""
+
+    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)

@@ -35,6 +35,9 @@ _MISSPELT = [
     (re.compile(r"no_?amp", re.IGNORECASE), "noAMP"),
 ]
 
+_PRETRAINED = "pretrained"
+_LEAST_ALIKE = 0.8
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -102,6 +105,10 @@ def closest_name(name: str) -> str | None:
     base, suffixes = _closest_base(name)
     if base is None:
         return None
+    # The part of a name that says where training starts from belongs to the base, and people put it last.
+    if difflib.get_close_matches(_PRETRAINED, suffixes.lower().split("_"), n=1, cutoff=_LEAST_ALIKE):
+        pretrained = f"{base}_{_PRETRAINED}"
+        base = pretrained if any(entry.name == pretrained for entry in TRAINERS) else base
     understood = []
     for pattern, meant in _MISSPELT:
         found = re.search(rf"(?:^|_)({pattern.pattern})(?=_|$)", suffixes, re.IGNORECASE)
@@ -121,11 +128,17 @@ def _closest_base(name: str) -> tuple[str | None, str]:
         rest = name[len(base) :]
         if name.lower().startswith(lower_case) and rest[:1] in ("", "_"):
             return base, rest[1:]
-    word, _, rest = name.partition("_")
     prefix = BASELINE.name.lower()
-    if not word.lower().startswith(prefix):
-        return None, rest
-    # All names of nnU-Net, ours and others', share the prefix: only what follows it can be alike or not.
-    candidates = {lower_case.removeprefix(prefix): base for lower_case, base in by_lower_case.items()}
-    close = difflib.get_close_matches(word.lower().removeprefix(prefix), [c for c in candidates if c], n=1, cutoff=0.8)
-    return (candidates[close[0]] if close else None), rest
+    if not name.lower().startswith(prefix):
+        return None, name
+    # All names of nnU-Net, ours and others', share the prefix: only what follows it can be alike or not. A base name
+    # may have underscores of its own, so it is compared with the first words of the name, up to as many as it has.
+    words = name[len(prefix) :].split("_")
+    best, base, rest = _LEAST_ALIKE, None, name
+    for lower_case, candidate in by_lower_case.items():
+        own = lower_case.removeprefix(prefix)
+        for n_words in range(1, own.count("_") + 2) if own else ():
+            alike = difflib.SequenceMatcher(None, own, "_".join(words[:n_words]).lower()).ratio()
+            if alike > best or (base is None and alike == best):
+                best, base, rest = alike, candidate, "_".join(words[n_words:])
+    return base, rest

@@ -1,16 +1,21 @@
-"""The authors' DA-TransUNet: their settings and the names of their tensors."""
+"""Weights for DA-TransUNet: the authors' own, and those of the ImageNet model that they start from."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
 
 from nnunetv2_ext.architectures.da_transunet import SKIPS, DATransUNet
+from nnunetv2_ext.weights.imagenet import ImageNetWeights, Source
 
-__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build"]
+__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build", "imagenet_weights", "resize_positions"]
+
+IMAGENET_MODEL = "vit_base_r50_s16_224.orig_in21k"
 
 # The authors' names of the layers that depend on the classes of a dataset.
 SEGMENTATION_LAYERS = re.compile(r"^segmentation_head\.")
@@ -78,3 +83,78 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         *("num_heads", "num_layers", "decoder_head_channels", "decoder_channels"),
     )
     return DATransUNet(patch_size=config["img_size"], **{key: config[key] for key in settings})
+
+
+# From our names to timm's.
+_TIMM_NAMES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^stem\.root\.", "patch_embed.backbone.stem.conv."),
+        (r"^stem\.root_norm\.", "patch_embed.backbone.stem.norm."),
+        (
+            r"^stem\.blocks\.(\d+)\.(\d+)\.(conv\d|norm\d)\.",
+            r"patch_embed.backbone.stages.\1.blocks.\2.\3.",
+        ),
+        (r"^stem\.blocks\.(\d+)\.(\d+)\.project\.", r"patch_embed.backbone.stages.\1.blocks.\2.downsample.conv."),
+        (
+            r"^stem\.blocks\.(\d+)\.(\d+)\.project_norm\.",
+            r"patch_embed.backbone.stages.\1.blocks.\2.downsample.norm.",
+        ),
+        (r"^embedding\.project\.", "patch_embed.proj."),
+        (r"^embedding\.position$", "pos_embed"),
+        (r"^transformer\.layers\.(\d+)\.attention_norm\.", r"blocks.\1.norm1."),
+        (r"^transformer\.layers\.(\d+)\.attention\.(query|key|value)\.", r"blocks.\1.attn.qkv."),
+        (r"^transformer\.layers\.(\d+)\.attention\.out\.", r"blocks.\1.attn.proj."),
+        (r"^transformer\.layers\.(\d+)\.mlp_norm\.", r"blocks.\1.norm2."),
+        (r"^transformer\.layers\.(\d+)\.(fc\d)\.", r"blocks.\1.mlp.\2."),
+        (r"^transformer\.norm\.", "norm."),
+    )
+]
+_THIRDS = ("query", "key", "value")
+
+
+def resize_positions(grid: tuple[int, ...]) -> Callable[[Tensor, Size], Tensor]:
+    """Give a function that drops the class token of a position table and resizes the rest, a square, to a grid.
+
+    The interpolation is linear and keeps corners at corners, as the authors' is.
+    """
+
+    def resize(table: Tensor, shape: Size) -> Tensor:
+        side = math.isqrt(table.shape[1] - 1)
+        positions = table[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        positions = F.interpolate(positions, size=grid, mode="bilinear", align_corners=True)
+        return positions.flatten(2).transpose(1, 2).reshape(shape)
+
+    return resize
+
+
+def imagenet_weights(network: DATransUNet) -> ImageNetWeights:
+    """Say which tensors of a network start from the hybrid vision transformer that the authors start from.
+
+    These are all but the dual-attention blocks and the decoder. timm fits the first convolution to the input's channels
+    (the planes in turn, scaled by 3 / channels); a single channel is repeated to three and needs none of it.
+    """
+    channels, layers = network.embedding.project.out_channels, network.transformer.layers
+
+    def source(name: str) -> Source | None:
+        for pattern, replacement in _TIMM_NAMES:
+            if pattern.match(name):
+                theirs = pattern.sub(replacement, name)
+                if ".attn.qkv." in theirs:
+                    third = _THIRDS.index(name.split(".")[-2])
+                    return Source(theirs, rows=slice(third * channels, (third + 1) * channels))
+                return Source(theirs, resize=resize_positions(network.grid) if theirs == "pos_embed" else None)
+        return None
+
+    return ImageNetWeights(
+        model=IMAGENET_MODEL,
+        source=source,
+        unused=re.compile(r"^cls_token$"),
+        arguments={
+            "in_chans": network.stem.root.in_channels,
+            "embed_dim": channels,
+            "depth": len(layers),
+            "num_heads": layers[0].attention.num_heads,
+            "mlp_ratio": layers[0].fc1.out_features / channels,
+        },
+    )

@@ -1,16 +1,21 @@
-"""The authors' Swin-Unet: their settings and the names of their tensors."""
+"""Weights for Swin-Unet: the authors' own, and those of the ImageNet model that they start from."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Size, Tensor, nn
 
 from nnunetv2_ext.architectures.swin_unet import PATCH, STEM_CHANNELS, SwinUNet
+from nnunetv2_ext.weights.imagenet import ImageNetWeights, Source
 
-__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build"]
+__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build", "imagenet_weights", "resize_position_table"]
+
+IMAGENET_MODEL = "swin_tiny_patch4_window7_224.ms_in1k"
 
 # The authors' names of the layers that depend on the classes of a dataset.
 SEGMENTATION_LAYERS = re.compile(r"^swin_unet\.output\.")
@@ -67,3 +72,65 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         *("drop_path_rate", "reca"),
     )
     return SwinUNet(patch_size=config["img_size"], **{key: config[key] for key in settings})
+
+
+# From the authors' names to timm's. Like the authors, decoder levels start from the encoder stage of the same grid.
+_TIMM_NAMES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^swin_unet\.(patch_embed|norm)\.", r"\1."),
+        # timm merges at the start of a stage.
+        (r"^swin_unet\.layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + 1}.downsample."),
+        (r"^swin_unet\.layers\.(\d+)\.blocks\.", r"layers.\1.blocks."),
+        (r"^swin_unet\.layers_up\.(\d+)\.blocks\.", lambda match: f"layers.{3 - int(match[1])}.blocks."),
+    )
+]
+
+
+def resize_position_table(window: tuple[int, ...]) -> Callable[[Tensor, Size], Tensor]:
+    """Give a function that resizes a table of position biases, made for a square window, to another window.
+
+    Each head's biases, a grid of one for each offset between two tokens, are interpolated (bicubic, corners not
+    aligned).
+    """
+
+    def resize(table: Tensor, shape: Size) -> Tensor:
+        side = math.isqrt(table.shape[0])
+        grid = table.T.reshape(1, -1, side, side)
+        size = [2 * positions - 1 for positions in window]
+        return F.interpolate(grid, size=size, mode="bicubic", align_corners=False).flatten(2)[0].T.reshape(shape)
+
+    return resize
+
+
+def imagenet_weights(network: SwinUNet) -> ImageNetWeights:
+    """Say which tensors of a network start from the Swin Transformer that the authors start from, and from which.
+
+    These are the encoder without blocks that the published model has beyond a stage's depth, the norm after it, and the
+    decoder's blocks, from the encoder stage of the same grid. timm fits the first convolution to the input's channels
+    (the planes in turn, scaled by 3 / channels); a single channel is repeated to three and needs none of it.
+    """
+    windows = {f"stages.{number}.": stage.window for number, stage in enumerate(network.stages)}
+    windows |= {f"decoder.levels.{number}.": level.stage.window for number, level in enumerate(network.decoder.levels)}
+
+    def source(name: str) -> Source | None:
+        theirs = authors_name(name)
+        for pattern, replacement in _TIMM_NAMES:
+            if pattern.match(theirs):
+                window = next((window for place, window in windows.items() if name.startswith(place)), None)
+                resize = resize_position_table(window) if name.endswith(".position.table") else None
+                return Source(pattern.sub(replacement, theirs), resize=resize)
+        return None
+
+    depths = [len(stage.blocks) for stage in network.stages]
+    deeper_blocks = [rf"layers\.{stage}\.blocks\.[{depth}-9]\." for stage, depth in enumerate(depths)]
+    return ImageNetWeights(
+        model=IMAGENET_MODEL,
+        source=source,
+        unused=re.compile("|".join([r"^head\.", *(f"^{pattern}" for pattern in deeper_blocks)])),
+        arguments={
+            "in_chans": network.embedding.project.in_channels,
+            "embed_dim": network.embedding.project.out_channels,
+            "num_heads": tuple(stage.num_heads for stage in network.stages),
+        },
+    )

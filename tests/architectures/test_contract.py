@@ -14,8 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
 from nnunetv2_ext.cost import move_off_meta
-from tests.narrow import narrowed
 from tests.plan_matrix import PLANS, Plan, distinct_strides
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 SMALLEST = {2: "E8", 3: "D4"}
 # Voxels; larger patches take minutes on two cores, and differ from smaller ones in nothing but the number of poolings.
@@ -23,12 +24,12 @@ ODD_LIMIT = 2**18
 FAST_LIMIT = 2**17
 
 
+# Trainers that differ from another one in the weights that they start from build the same network.
+ENTRIES = [entry for entry in TRAINERS if not entry.imagenet]
+
+
 def trainer_class(entry: TrainerEntry) -> type:
     return getattr(importlib.import_module(entry.module), entry.name)
-
-
-def narrow_trainer(entry: TrainerEntry) -> type:
-    return narrowed(trainer_class(entry))
 
 
 def is_large(plan: Plan) -> bool:
@@ -41,8 +42,8 @@ def cases(plans: list[Plan], *, in_turns: bool = False) -> list:
     Trainers of one network share the large plans among them, one after the other, or, `in_turns`, all plans.
     """
     families = [
-        [entry for entry in TRAINERS if trainer_class(entry).network_class is trainer_class(first).network_class]
-        for first in TRAINERS
+        [entry for entry in ENTRIES if trainer_class(entry).network_class is trainer_class(first).network_class]
+        for first in ENTRIES
     ]
     return [
         pytest.param(
@@ -51,7 +52,7 @@ def cases(plans: list[Plan], *, in_turns: bool = False) -> list:
             id=f"{entry.name.removeprefix('nnUNetTrainer')}-{plan.name}",
             marks=pytest.mark.slow if is_large(plan) else (),
         )
-        for entry, family in zip(TRAINERS, families, strict=True)
+        for entry, family in zip(ENTRIES, families, strict=True)
         for number, plan in enumerate(plan for plan in plans if len(plan.patch_size) in entry.dims)
         if not (in_turns or is_large(plan)) or family[number % len(family)] is entry
     ]
@@ -90,7 +91,7 @@ def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, pla
     """Finite loss, a finite gradient for every parameter, and the two dimensions that plans vary: channels, classes."""
     torch.manual_seed(0)
     channels, classes = ((1, 2), (2, 3), (4, 14))[sum(map(sum, plan.poolings)) % 3]
-    network = narrow_trainer(entry).build_network(plan.small(), channels, classes).train()
+    network = trainer_class(entry).build_network(plan.small(), channels, classes).train()
     outputs = as_list(network(torch.randn(2, channels, *network.patch_size)))
     assert [tuple(output.shape) for output in outputs] == expected_shapes(network, 2, classes)
     loss = sum(nn.functional.cross_entropy(output, output.detach().argmin(1)) for output in outputs)
@@ -107,7 +108,7 @@ def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, pla
 def test_odd_sizes_predict_each_sample_alone(entry: TrainerEntry, plan: Plan) -> None:
     """A bottom of 3 x 2 x 5 positions; a sample's logits do not depend on its neighbour in the batch."""
     torch.manual_seed(0)
-    network = narrow_trainer(entry).build_network(plan.odd(), 1, 3, deep_supervision=False).eval()
+    network = trainer_class(entry).build_network(plan.odd(), 1, 3, deep_supervision=False).eval()
     x = torch.randn(2, 1, *network.patch_size)
     with torch.no_grad():
         together, alone = network(x), network(x[1:])
@@ -128,7 +129,7 @@ class TestAnyNetwork:
     @staticmethod
     def build(entry: TrainerEntry, plan: Plan, **arguments) -> SegmentationNetwork:
         torch.manual_seed(0)
-        return narrow_trainer(entry).build_network(plan.narrow(), 2, 3, **arguments)
+        return trainer_class(entry).build_network(plan.narrow(), 2, 3, **arguments)
 
     def test_deep_supervision_flag_leaves_the_parameters(self, entry: TrainerEntry, plan: Plan) -> None:
         on, off = self.build(entry, plan, deep_supervision=True), self.build(entry, plan, deep_supervision=False)
@@ -154,7 +155,7 @@ class TestAnyNetwork:
         few, many = (
             {
                 name: tensor.shape
-                for name, tensor in narrow_trainer(entry).build_network(plan.narrow(), 2, k).state_dict().items()
+                for name, tensor in trainer_class(entry).build_network(plan.narrow(), 2, k).state_dict().items()
             }
             for k in (3, 7)
         )
@@ -175,7 +176,7 @@ class TestAnyNetwork:
         network = self.build(entry, plan).eval()
         torch.save(network.state_dict(), tmp_path / "weights.pth")
         torch.manual_seed(1)
-        other = narrow_trainer(entry).build_network(plan.narrow(), 2, 3).eval()
+        other = trainer_class(entry).build_network(plan.narrow(), 2, 3).eval()
         other.load_state_dict(torch.load(tmp_path / "weights.pth", weights_only=True))
         x = torch.randn(1, 2, *network.patch_size)
         assert all(torch.equal(a, b) for a, b in zip(as_list(network(x)), as_list(other(x)), strict=True))

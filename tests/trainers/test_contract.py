@@ -17,8 +17,9 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
 from nnunetv2_ext.trainers import find_trainer
-from tests.narrow import narrow_all
 from tests.planned_data import IGNORE, LABELS, REGIONS, PlannedData
+
+pytestmark = pytest.mark.usefixtures("narrow")
 
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 
@@ -43,11 +44,6 @@ TASKS = [
     for dims in entry.dims
 ]
 LABEL_TASKS = [task for task in TASKS if task.values[1] == LABELS]
-
-
-@pytest.fixture(autouse=True)
-def _narrow_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    narrow_all(monkeypatch)
 
 
 def make_trainer(data: PlannedData, name: str, dataset: str, configuration: str, **changes):

@@ -12,6 +12,7 @@ from tests.planned_data import LABELS, PlannedData
 from tests.trainers.test_contract import make_trainer
 
 PECA = "nnUNetTrainerPECANet"
+DANIE = "nnUNetTrainerDANIE"
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,9 @@ PECA = "nnUNetTrainerPECANet"
         ("_250epochs_10iters_lr15en5_bs8_NoMirroring_noAMP", Variant(250, 10, 15e-5, 8, True, True)),
     ],
 )
-@pytest.mark.parametrize("base", [PECA, f"{PECA}DS", "nnUNetTrainer"])
+@pytest.mark.parametrize(
+    "base", [PECA, f"{PECA}DS", "nnUNetTrainer", f"{DANIE}_S", f"{DANIE}_SDS", f"{DANIE}_S_pretrained"]
+)
 def test_suffixes(base: str, suffix: str, variant: Variant) -> None:
     entry, parsed = parse_name(base + suffix)
     assert (entry.name, parsed) == (base, variant)
@@ -51,6 +54,15 @@ def test_suffixes(base: str, suffix: str, variant: Variant) -> None:
         ("nnunettrainerpecanetds_5epochs", f"{PECA}DS_5epochs"),
         (f"{PECA}t", PECA),
         ("nnUNetTrainer_5epoch_3iters", "nnUNetTrainer_5epochs_3iters"),
+        ("nnUNetTrainerDanie_L_5epoch", f"{DANIE}_L_5epochs"),
+        ("nnUNetTrainerDANEI_L_5epochs", f"{DANIE}_L_5epochs"),
+        (f"{DANIE}S_noamp", f"{DANIE}_S_noAMP"),
+        (f"{DANIE}_LD_5epochs", f"{DANIE}_LDS_5epochs"),
+        (f"{DANIE}_S_DS", f"{DANIE}_S"),
+        (f"{DANIE}_S_2epochs_pretrained", f"{DANIE}_S_pretrained_2epochs"),
+        (f"{DANIE}_L_Pretrained", f"{DANIE}_L_pretrained"),
+        (f"{DANIE}_L_pretraind_bs4", f"{DANIE}_L_pretrained_bs4"),
+        (f"{DANIE}_SDS_pretrained", f"{DANIE}_SDS"),
     ],
 )
 def test_near_misses(name: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,50 @@
+"""Trainers that start from the ImageNet weights of a timm model, instead of from random ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from torch import nn
+
+from nnunetv2_ext.weights.imagenet import ImageNetWeights, load_imagenet_weights
+
+__all__ = ["ImageNetStartMixin"]
+
+
+class ImageNetStartMixin:
+    """Load published weights into the network when a training starts afresh; stands before the trainer in the bases.
+
+    Afresh means that nnU-Net's `on_train_start` is what initialises the trainer. Where a training goes on (`--c`), is
+    validated (`--val`) or starts from a file (`-pretrained_weights`), nnU-Net has initialised the trainer before, to
+    put that checkpoint into its network, and no ImageNet weights are loaded or needed. Prediction builds the network
+    without a trainer.
+
+    Attributes:
+        imagenet_weights: from a network to the published weights that it can start from.
+    """
+
+    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]]
+    _starts_afresh: bool = False
+
+    def on_train_start(self) -> None:
+        """Start as nnU-Net does, and note for `initialize` whether nothing was loaded before."""
+        self._starts_afresh = not self.was_initialized
+        if not self._starts_afresh:
+            self.print_to_log_file("No ImageNet weights are loaded: the network has been given others before.")
+        super().on_train_start()
+
+    def initialize(self) -> None:
+        """Initialise as the trainer does; then, at a fresh start, load the weights and log what was set.
+
+        This is before any data are read. Every process of a distributed training loads the same weights.
+
+        Raises:
+            WeightsError: if there are no weights to be had; says what to do.
+        """
+        super().initialize()
+        if not self._starts_afresh:
+            return
+        network = self._plain_network()
+        for sentence in load_imagenet_weights(network, type(self).imagenet_weights(network)).sentences():
+            self.print_to_log_file(sentence)
