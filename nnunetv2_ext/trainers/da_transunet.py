@@ -17,8 +17,8 @@ from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.trainers.base import nnUNetTrainerExt
 from nnunetv2_ext.trainers.pretrained import ImageNetStartMixin
 from nnunetv2_ext.trainers.recipes import TRANSFORMER, Recipe
-from nnunetv2_ext.weights.imagenet import ImageNetWeights
 from nnunetv2_ext.weights.da_transunet import imagenet_weights
+from nnunetv2_ext.weights.imagenet import ImageNetWeights
 
 __all__ = [
     "nnUNetTrainerDATransUNet",
