@@ -74,15 +74,17 @@ def test_table_of_plans(page: str) -> None:
 @pytest.mark.slow
 @each_page
 def test_multiply_adds_and_memory(page: str) -> None:
-    """Of the first plan, which is the authors' size, and of the default column of the table of memory."""
+    """Of the authors' sizes with RecA, with the defaults and with checkpointing."""
     network_class, settings = PAGES[page]
-    cost = estimate_cost(lambda: network_class(**settings))
-    rows = {row[0]: row[1] for row in table(path(page), "argument")}
-    kept = f"{cost.kept_bytes / 2**20:,.0f} MiB"
+    cost, least = (
+        estimate_cost(lambda value=value: network_class(**settings, checkpointing=value)) for value in (False, True)
+    )
     adds = f"{cost.multiply_adds / 1e9:.1f} G"
+    kept = [f"{one.kept_bytes / 2**20:,.0f} MiB" for one in (cost, least)]
+    rows = {row[0]: row[1] for row in table(path(page), "argument")}
     assert rows["multiply-adds, forward, one sample"] == adds
-    assert table(path(page), "patch")[0][-2:] == [adds, kept]
-    assert table(path(page), "network")[1][2] == kept
+    assert table(path(page), "patch")[0][-2:] == [adds, kept[0]]
+    assert table(path(page), "network")[1][2:] == kept
 
 
 @each_page

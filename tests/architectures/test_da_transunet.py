@@ -17,10 +17,11 @@ from nnunetv2_ext.architectures.da_transunet import (
     TransformerLayer,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
+from nnunetv2_ext.cost import bytes_kept_for_backward
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
 from nnunetv2_ext.weights.da_transunet import authors_name, build
+from nnunetv2_ext.weights.files import WeightsError
 from tests import golden_files
 
 MIB = 2**20
@@ -117,6 +118,22 @@ def test_encoder_gives_the_authors_numbers(variant: str) -> None:
     with torch.no_grad():
         tokens, _ = network.eval().encode(*golden_files.make_inputs(golden))
     assert golden_files.largest_error(golden, [tokens]) <= 1e-5
+
+
+def test_tensors_that_the_authors_never_use_may_be_there() -> None:
+    golden = golden_files.load("reca_datransunet-reca-small")
+    tensors = golden_files.make_state_dict(golden)
+    unused = (
+        *("decoder.blocks.0.da3.conv6.1.weight", "transformer.embeddings.DAblock1.conv7.1.bias"),
+        *("decoder.blocks.0.da1.sa.gamma", "decoder.blocks.3.da2.conv5a.0.weight", "decoder.blocks.1.da3.sc.gamma"),
+    )
+    from_authors("reca_datransunet", golden["config"], {**tensors, **{name: torch.zeros(1) for name in unused}})
+    with pytest.raises(WeightsError, match=r"decoder\.blocks\.0\.da3\.conv9\.weight has no place"):
+        from_authors(
+            "reca_datransunet", golden["config"], {**tensors, "decoder.blocks.0.da3.conv9.weight": torch.zeros(1)}
+        )
+    with pytest.raises(ValueError, match="n_skip 2"):
+        from_authors("reca_datransunet", {**golden["config"], "n_skip": 2}, tensors)
 
 
 def small_network(**changes) -> DATransUNet:
@@ -371,12 +388,3 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         small_network(num_heads=3)
     with pytest.raises(ValueError, match="2D network with four decoder levels"):
         small_network(patch_size=(64, 64, 64))
-
-
-@pytest.mark.slow
-def test_memory_kept_for_the_backward_pass() -> None:
-    """At the authors' size, one sample."""
-    usual = estimate_cost(lambda: DATransUNet(**PRESETS["synapse"])).kept_bytes
-    checkpointed = estimate_cost(lambda: DATransUNet(**PRESETS["synapse"], checkpointing=True)).kept_bytes
-    assert usual <= 260 * MIB
-    assert checkpointed <= 130 * MIB

@@ -9,13 +9,14 @@ from torch import nn
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.reca import DropPath, WindowBlock
 from nnunetv2_ext.architectures.swin_unet import PRESETS, Stage, SwinUNet
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
+from nnunetv2_ext.cost import bytes_kept_for_backward
+from nnunetv2_ext.trainers.swin_unet import nnUNetTrainerSwinUNet
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
+from nnunetv2_ext.weights.files import WeightsError
 from nnunetv2_ext.weights.swin_unet import IGNORED, authors_name
 from tests import golden_files
 
-MIB = 2**20
 GOLDEN = [
     pytest.param(name, marks=pytest.mark.slow if name.endswith("paper") else ())
     for name in golden_files.names("reca_swinunet-")
@@ -53,6 +54,25 @@ def test_stage_gives_the_authors_numbers(variant: str) -> None:
     with torch.no_grad():
         output = stage(tokens.unflatten(1, config["resolution"])).flatten(1, 2)
     assert golden_files.largest_error(golden, [output]) <= 1e-5
+
+
+def test_tensors_that_the_authors_never_use_may_be_there() -> None:
+    golden = golden_files.load("reca_swinunet-reca-small")
+    tensors = golden_files.make_state_dict(golden)
+    unused = ("swin_unet.decoder0.expand.weight", "swin_unet.layers.0.blocks.1.attn_mask")
+    from_authors("reca_swinunet", golden["config"], {**tensors, **{name: torch.zeros(1) for name in unused}})
+    with pytest.raises(WeightsError, match=r"swin_unet\.decoder1\.expand\.weight has no place"):
+        from_authors("reca_swinunet", golden["config"], {**tensors, "swin_unet.decoder1.expand.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="stem_channels 1"):
+        from_authors("reca_swinunet", {**golden["config"], "stem_channels": 1}, tensors)
+
+
+def test_3d_is_refused_with_the_trainers_for_it() -> None:
+    geometry = Geometry.from_strides((32, 64, 64), [(2, 2, 2)])
+    words = r"nnUNetTrainerSwinUNet serves 2D configurations only, and this one is 3D .*: nnUNetTrainerPECANet"
+    with pytest.raises(ValueError, match=words) as caught:
+        nnUNetTrainerSwinUNet.build_network(geometry, 1, 2)
+    assert "nnUNetTrainerDATransUNet" not in str(caught.value)
 
 
 def small_network(**changes) -> SwinUNet:
@@ -211,15 +231,6 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         SwinUNet(1, 2, depths=(2, 2, 2))
     with pytest.raises(ValueError, match="patch size \\(64, 64, 64\\)"):
         SwinUNet(1, 2, patch_size=(64, 64, 64))
-
-
-@pytest.mark.slow
-def test_memory_kept_for_the_backward_pass() -> None:
-    """At the authors' size, one sample."""
-    usual = estimate_cost(lambda: SwinUNet(**PRESETS["synapse"])).kept_bytes
-    checkpointed = estimate_cost(lambda: SwinUNet(**PRESETS["synapse"], checkpointing=True)).kept_bytes
-    assert usual <= 100 * MIB
-    assert checkpointed <= 22 * MIB
 
 
 def test_logits_are_made_without_keeping_the_map_at_full_resolution() -> None:
