@@ -408,8 +408,9 @@ def _make_self_attention(
         raise ValueError(
             "DANIE's self-attention stream is a model of timm: install it with `pip install timm`."
         ) from error
-    if not timm.is_model(backbone):
-        raise ValueError(f"timm has no model {backbone!r}: choose one of {', '.join(timm.list_models('max*vit*'))}.")
+    known = timm.list_models(["maxvit*", "maxxvit*"])
+    if backbone not in known:
+        raise ValueError(f"timm has no MaxViT {backbone!r}: choose one of {', '.join(known)}.")
     model = timm.create_model(
         backbone,
         pretrained=False,
