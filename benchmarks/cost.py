@@ -1,47 +1,65 @@
-"""Measure what the networks cost on a CPU, and write the table of docs/benchmarks.md.
+"""Measure what the networks cost on a CPU, and write the tables of docs/benchmarks.md.
 
-For each network, at its paper's patch size, batch 1, float32 and training mode: parameters, multiply-adds of a forward
-pass, the memory that autograd keeps for the backward pass (the bytes of the distinct storages it saves, parameters not
-counted), and process time of a forward and backward pass on one thread. The networks take turns, so that a change of
-the machine's speed meets all of them; the ratio to nnU-Net's own network in the same run is what to compare.
+For each network, batch 1, float32 and training mode: parameters, the memory that autograd keeps for the backward pass
+(the bytes of the distinct storages it saves, parameters not counted), and process time of a forward and backward pass
+on one thread. The networks of one table take turns, so that a change of the machine's speed meets all of them; the
+ratio to the first row in the same run is what to compare.
 
-Usage: python benchmarks/cost.py [--rounds N] [--dry-run]
+Usage: python benchmarks/cost.py [TABLE ...] [--rounds N] [--dry-run]
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
-from torch import nn
+from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.dca import DCA
+from nnunetv2_ext.architectures.dca_planned import DCAPlannedNetwork
+from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.peca_net import PRESETS, PECANet
+from nnunetv2_ext.architectures.unets.double_unet import DoubleUNet
+from nnunetv2_ext.architectures.unets.multi_res_unet import MultiResUNet
+from nnunetv2_ext.architectures.unets.r2unet import R2UNet
+from nnunetv2_ext.architectures.unets.resunet_pp import ResUNetPP
+from nnunetv2_ext.architectures.unets.unet import UNet
+from nnunetv2_ext.architectures.unets.vnet import VNet
 from nnunetv2_ext.cost import bytes_kept_for_backward
 from nnunetv2_ext.tables import format_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-BEGIN, END = "<!-- cost -->", "<!-- /cost -->"
-PATCH_SIZE = PRESETS["synapse"]["patch_size"]
+PATCH_3D = PRESETS["synapse"]["patch_size"]
+
+# What nnU-Net's planner makes for the Synapse patch at 3 x 0.76 x 0.76 mm.
+PLAN_3D = Geometry(
+    patch_size=PATCH_3D,
+    strides=[(1, 1, 1), (1, 2, 2)] + [(2, 2, 2)] * 4,
+    kernel_sizes=[(1, 3, 3)] + [(3, 3, 3)] * 5,
+    features=(32, 64, 128, 256, 320, 320),
+    n_conv_per_stage=[2] * 6,
+)
 
 
 def planned_network() -> nn.Module:
-    """Build the network that nnU-Net's planner makes for the Synapse patch at 3 x 0.76 x 0.76 mm."""
-    features = (32, 64, 128, 256, 320, 320)
+    """Build the network that nnU-Net makes of the plan."""
     return PlainConvUNet(
         input_channels=1,
-        n_stages=6,
-        features_per_stage=features,
+        n_stages=PLAN_3D.n_stages,
+        features_per_stage=PLAN_3D.features,
         conv_op=nn.Conv3d,
-        kernel_sizes=[(1, 3, 3)] + [(3, 3, 3)] * 5,
-        strides=[(1, 1, 1), (1, 2, 2)] + [(2, 2, 2)] * 4,
-        n_conv_per_stage=2,
+        kernel_sizes=PLAN_3D.kernel_sizes,
+        strides=PLAN_3D.strides,
+        n_conv_per_stage=PLAN_3D.n_conv_per_stage,
         num_classes=14,
         n_conv_per_stage_decoder=2,
         conv_bias=True,
@@ -52,26 +70,89 @@ def planned_network() -> nn.Module:
     )
 
 
-NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "nnU-Net's PlainConvUNet": planned_network,
-    "PECA-Net": lambda: PECANet(**PRESETS["synapse"]),
-    "PECA-Net, `nnUNet_ext_checkpointing=1`": lambda: PECANet(**PRESETS["synapse"], checkpointing=True),
+class OnMaps(nn.Module):
+    """A DCA module with encoder maps of its own, so that it is called like a network."""
+
+    def __init__(self, channels: tuple[int, ...], grid: int) -> None:
+        super().__init__()
+        self.dca = DCA(channels=channels, spatial_dims=2, token_grid=(grid, grid))
+        # Not parameters: what the module keeps of them for the backward pass counts.
+        self.maps = [
+            torch.randn(1, width, 224 >> stage, 224 >> stage, requires_grad=True)
+            for stage, width in enumerate(channels)
+        ]
+
+    def forward(self, _image: Tensor) -> Tensor:
+        return torch.cat([output.flatten() for output in self.dca(self.maps)])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One table: networks that are called with the same input, the first of which is the measure of the others."""
+
+    title: str
+    input_size: tuple[int, ...]
+    networks: dict[str, Callable[[], nn.Module]]
+
+
+U_NETS: dict[str, Callable[..., nn.Module]] = {
+    "U-Net": UNet,
+    "V-Net": VNet,
+    "R2U-Net": R2UNet,
+    "ResUNet++": ResUNetPP,
+    "DoubleU-Net": DoubleUNet,
+    "MultiResUNet": MultiResUNet,
+}
+
+COMPARISONS = {
+    "peca_net": Comparison(
+        "14 classes",
+        (1, *PATCH_3D),
+        {
+            "nnU-Net's PlainConvUNet": planned_network,
+            "PECA-Net": lambda: PECANet(**PRESETS["synapse"]),
+            "PECA-Net, `nnUNet_ext_checkpointing=1`": lambda: PECANet(**PRESETS["synapse"], checkpointing=True),
+        },
+    ),
+    "dca_planned": Comparison(
+        "14 classes",
+        (1, *PATCH_3D),
+        {
+            "nnU-Net's PlainConvUNet": planned_network,
+            "the same with DCA": lambda: DCAPlannedNetwork(1, 14, **DCAPlannedNetwork.settings_from_plan(PLAN_3D)),
+        },
+    ),
+    "dca_module": Comparison(
+        "encoder maps of a 224 x 224 image",
+        (3, 224, 224),
+        {
+            "DCA, 4 stages, 784 tokens": lambda: OnMaps((32, 64, 128, 256), 28),
+            "DCA, 3 stages, 3136 tokens": lambda: OnMaps((32, 64, 128), 56),
+        },
+    ),
+    "dca_unets": Comparison(
+        "one class",
+        (3, 224, 224),
+        {
+            name + (" with DCA" if dca else ""): lambda network=network, dca=dca: network(3, 1, dca=dca)
+            for name, network in U_NETS.items()
+            for dca in (False, True)
+        },
+    ),
 }
 
 
-def step_seconds(network: nn.Module, x: torch.Tensor) -> float:
+def step_seconds(network: nn.Module, x: Tensor) -> float:
     """Give the process time of a forward and backward pass, in seconds."""
     start = time.process_time()
     network(x).square().mean().backward()
     return time.process_time() - start
 
 
-def measure(rounds: int) -> str:
-    """Measure all networks and give the table."""
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    networks = {name: build().train() for name, build in NETWORKS.items()}
-    x = torch.randn(1, 1, *PATCH_SIZE)
+def measure(comparison: Comparison, rounds: int) -> str:
+    """Measure the networks of one table and give it, with a line that says what was measured."""
+    networks = {name: build().train() for name, build in comparison.networks.items()}
+    x = torch.randn(1, *comparison.input_size)
     kept = {name: bytes_kept_for_backward(network, x) for name, network in networks.items()}
     seconds: dict[str, list[float]] = {name: [] for name in networks}
     for _ in range(rounds):
@@ -86,31 +167,54 @@ def measure(rounds: int) -> str:
                 name,
                 f"{sum(parameter.numel() for parameter in network.parameters()):,}",
                 f"{kept[name] / 2**20:,.0f}",
+                f"{kept[name] / kept[base]:.2f}",
                 f"{statistics.median(seconds[name]):.1f}",
                 f"{statistics.median(ratios):.2f}",
             )
         )
-    header = ("network", "parameters", "kept for backward, MiB", "forward + backward, s", "ratio of times")
-    return format_table(header, rows, markdown=True)
+    header = (
+        "network",
+        "parameters",
+        "kept for backward, MiB",
+        "ratio of memory",
+        "forward + backward, s",
+        "ratio of times",
+    )
+    channels, *size = comparison.input_size
+    machine = f"{platform.machine()} CPU, one thread, torch {version('torch')}, Python {platform.python_version()}"
+    what = (
+        f"Input {channels} x {' x '.join(map(str, size))}, {comparison.title}, batch 1, float32, training mode; "
+        f"{machine}; medians of {rounds} rounds."
+    )
+    return f"{what}\n\n{format_table(header, rows, markdown=True)}"
 
 
 def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join(COMPARISONS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="steps of each network (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="print the table, and leave the page as it is")
+    parser.add_argument("--dry-run", action="store_true", help="print the tables, and leave the page as it is")
     arguments = parser.parse_args()
-    size = " x ".join(str(value) for value in PATCH_SIZE)
-    machine = f"{platform.machine()} CPU, one thread, torch {version('torch')}, Python {platform.python_version()}"
-    text = (
-        f"Patch {size}, 1 channel, 14 classes, batch 1, float32, training mode; {machine}; medians of "
-        f"{arguments.rounds} rounds.\n\n{measure(arguments.rounds)}"
-    )
-    print(text)
-    if not arguments.dry_run:
-        page = PAGE.read_text(encoding="utf-8")
-        before, after = page.split(BEGIN)[0], page.split(END)[1]
-        PAGE.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+    unknown = set(arguments.tables) - set(COMPARISONS)
+    if unknown:
+        parser.error(f"no table {', '.join(sorted(unknown))}: choose from {', '.join(COMPARISONS)}")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    for name in arguments.tables or COMPARISONS:
+        text = measure(COMPARISONS[name], arguments.rounds)
+        print(f"{name}: {text}\n", flush=True)
+        if not arguments.dry_run:
+            begin, end = f"<!-- cost {name} -->", f"<!-- /cost {name} -->"
+            page, found = re.subn(
+                f"{begin}.*?{end}",
+                lambda _, block=f"{begin}\n{text}\n{end}": block,
+                PAGE.read_text(encoding="utf-8"),
+                flags=re.DOTALL,
+            )
+            if not found:
+                raise SystemExit(f"{PAGE} has no place {begin} ... {end} for this table.")
+            PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

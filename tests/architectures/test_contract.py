@@ -18,7 +18,7 @@ from tests.plan_matrix import PLANS, Plan, distinct_strides
 
 SMALLEST = {2: "E8", 3: "D4"}
 # Voxels; larger patches take minutes on two cores, and differ from smaller ones in nothing but the number of poolings.
-ODD_LIMIT = 2**18
+ODD_LIMIT = 2**17
 FAST_LIMIT = 2**17
 
 
@@ -102,18 +102,17 @@ def test_a_training_step_under_every_pattern_of_strides(entry: TrainerEntry, pla
 def test_odd_sizes_predict_each_sample_alone(entry: TrainerEntry, plan: Plan) -> None:
     """A bottom of 3 x 2 x 5 positions; a sample's logits do not depend on its neighbour in the batch."""
     torch.manual_seed(0)
-    network = trainer_class(entry).build_network(plan.odd(), 1, 3, deep_supervision=False).eval()
-    x = torch.randn(2, 1, *network.patch_size)
+    network = trainer_class(entry).build_network(plan.odd(), 1, 3, deep_supervision=False).eval().double()
+    # Convolutions may add in another order for another batch size, and in float32 that is 2e-4 after 70 norms.
+    x = torch.randn(2, 1, *network.patch_size, dtype=torch.float64)
     with torch.no_grad():
         together, alone = network(x), network(x[1:])
-        # Convolutions may add in another order for another batch size; 70 norms later that is 2e-4 in float32, and 0 in
-        # float64.
-        assert torch.allclose(together[1:], alone, atol=1e-3 * float(alone.abs().max()))
+        assert torch.allclose(together[1:], alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
         assert not torch.allclose(together[:1], together[1:]), "the output does not depend on the input"
-        assert torch.equal(network(x), together), "a second call differs"
         assert together.is_contiguous()
+        expected = together.clone()
         together += 1
-        assert not torch.equal(network(x), together), "the output is not a tensor of its own"
+        assert torch.equal(network(x), expected), "a second call differs, or the output is not a tensor of its own"
 
 
 @pytest.mark.parametrize(("entry", "plan"), smallest_cases())
