@@ -51,6 +51,34 @@ _DCA_UNETS = {
 _PLAIN = {**_DCA_UNETS, "checked_against": "the authors' code: 1 golden file"}
 _WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files"}
 
+_SWIN_UNETR = {
+    "module": "nnunetv2_ext.trainers.swin_unetr",
+    "dims": (2, 3),
+    "deep_supervision": False,
+    "checked_against": "the authors' code and MONAI: 9 golden files",
+    "authors_system": "reca_swinunetr",
+}
+_NNFORMER = {
+    "module": "nnunetv2_ext.trainers.nnformer",
+    "dims": (2, 3),
+    "checked_against": "the authors' code: 10 golden files",
+    "authors_system": "reca_nnformer",
+}
+_SWIN_UNET = {
+    "module": "nnunetv2_ext.trainers.swin_unet",
+    "dims": (2,),
+    "deep_supervision": False,
+    "checked_against": "the authors' code: 4 golden files",
+    "authors_system": "reca_swinunet",
+}
+_DA_TRANSUNET = {
+    "module": "nnunetv2_ext.trainers.da_transunet",
+    "dims": (2,),
+    "deep_supervision": False,
+    "checked_against": "the authors' code: 9 golden files",
+    "authors_system": "reca_datransunet",
+}
+_RECA = "Recurrent-Attention (RecA)"
 _DANIE = {
     "module": "nnunetv2_ext.trainers.danie",
     "paper": "Li, Tu, Gong, Zhong, Li: DANIE",
@@ -82,6 +110,60 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     TrainerEntry("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA", **_WITH_DCA),
     TrainerEntry("nnUNetTrainerMultiResUNet", method="MultiResUNet", **_PLAIN),
     TrainerEntry("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA", **_WITH_DCA),
+    TrainerEntry("nnUNetTrainerSwinUNETR", method="SwinUNETR", paper="Hatamizadeh et al.: Swin UNETR", **_SWIN_UNETR),
+    TrainerEntry("nnUNetTrainerSwinUNETRRecA", method="SwinUNETR with RecA", paper=_RECA, **_SWIN_UNETR),
+    TrainerEntry(
+        "nnUNetTrainerNNFormer", method="nnFormer", paper="Zhou et al.: nnFormer", deep_supervision=False, **_NNFORMER
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerRecA", method="nnFormer with RecA", paper=_RECA, deep_supervision=False, **_NNFORMER
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerDS",
+        method="nnFormer with auxiliary heads",
+        paper="Zhou et al.: nnFormer",
+        deep_supervision=True,
+        **_NNFORMER,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerNNFormerRecADS",
+        method="nnFormer with RecA and auxiliary heads",
+        paper=_RECA,
+        deep_supervision=True,
+        **_NNFORMER,
+    ),
+    TrainerEntry("nnUNetTrainerSwinUNet", method="Swin-Unet", paper="Cao et al.: Swin-Unet", **_SWIN_UNET),
+    TrainerEntry("nnUNetTrainerSwinUNetRecA", method="Swin-Unet with RecA", paper=_RECA, **_SWIN_UNET),
+    TrainerEntry("nnUNetTrainerDATransUNet", method="DA-TransUNet", paper="Sun et al.: DA-TransUNet", **_DA_TRANSUNET),
+    TrainerEntry("nnUNetTrainerDATransUNetRecA", method="DA-TransUNet with RecA", paper=_RECA, **_DA_TRANSUNET),
+    TrainerEntry(
+        "nnUNetTrainerSwinUNet_pretrained",
+        method="Swin-Unet from ImageNet weights",
+        paper="Cao et al.: Swin-Unet",
+        imagenet=True,
+        **_SWIN_UNET,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerSwinUNetRecA_pretrained",
+        method="Swin-Unet with RecA from ImageNet weights",
+        paper=_RECA,
+        imagenet=True,
+        **_SWIN_UNET,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerDATransUNet_pretrained",
+        method="DA-TransUNet from ImageNet weights",
+        paper="Sun et al.: DA-TransUNet",
+        imagenet=True,
+        **_DA_TRANSUNET,
+    ),
+    TrainerEntry(
+        "nnUNetTrainerDATransUNetRecA_pretrained",
+        method="DA-TransUNet with RecA from ImageNet weights",
+        paper=_RECA,
+        imagenet=True,
+        **_DA_TRANSUNET,
+    ),
     TrainerEntry("nnUNetTrainerDANIE_S", method="DANIE-S", deep_supervision=False, **_DANIE),
     TrainerEntry("nnUNetTrainerDANIE_L", method="DANIE-L", deep_supervision=False, **_DANIE),
     TrainerEntry("nnUNetTrainerDANIE_SDS", method="DANIE-S, each map supervised", deep_supervision=True, **_DANIE),
@@ -118,4 +200,8 @@ AUTHORS_SYSTEMS: dict[str, str] = {
     "dca": "nnunetv2_ext.weights.dca",
     "dca_unets": "nnunetv2_ext.weights.dca_unets",
     "peca_net": "nnunetv2_ext.weights.peca_net",
+    "reca_datransunet": "nnunetv2_ext.weights.da_transunet",
+    "reca_nnformer": "nnunetv2_ext.weights.nnformer",
+    "reca_swinunet": "nnunetv2_ext.weights.swin_unet",
+    "reca_swinunetr": "nnunetv2_ext.weights.swin_unetr",
 }

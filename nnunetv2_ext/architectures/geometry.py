@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Geometry", "PlannedNetwork", "stage_grids"]
+__all__ = ["Geometry", "PlannedNetwork", "halving_stride", "stage_grids"]
 
 DEFAULT_BASE_FEATURES = 32
 MAX_FEATURES = {2: 512, 3: 320}
@@ -153,3 +153,8 @@ def stage_grids(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
         grid = tuple(size // step for size, step in zip(grid, stride, strict=True))
         grids.append(grid)
     return grids
+
+
+def halving_stride(grid: Sequence[int]) -> tuple[int, ...]:
+    """Give the stride of one more level below a grid: 2 along axes that are even and have four positions at least."""
+    return tuple(2 if size % 2 == 0 and size >= 4 else 1 for size in grid)

@@ -54,6 +54,19 @@ class SegmentationNetwork(nn.Module, ABC):
     def settings_from_plan(cls, geometry: Geometry) -> dict[str, Any]:
         """Turn a plan into constructor arguments, as plain data."""
 
+    def check_size(self, x: Tensor) -> None:
+        """Raise unless an input has the channels and the size that the network was built for.
+
+        Raises:
+            ValueError: naming both sizes.
+        """
+        if tuple(x.shape[1:]) != (self.input_channels, *self.patch_size):
+            raise ValueError(
+                f"This {type(self).__name__} was built for {self.input_channels} channels and patch size "
+                f"{self.patch_size}, and got {x.shape[1]} channels and size {tuple(x.shape[2:])}: build it for that "
+                "size, or tile the image."
+            )
+
     def parameters_without_weight_decay(self) -> set[str]:
         """Name the parameters that an optimiser must not decay."""
         return set()

@@ -540,11 +540,7 @@ class PECANet(SegmentationNetwork):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map an image (B, input_channels, *patch_size) to logits (B, num_classes, *patch_size), or a list of them."""
-        if tuple(x.shape[1:]) != (self.input_channels, *self.patch_size):
-            raise ValueError(
-                f"This PECA-Net was built for {self.input_channels} channels and patch size {self.patch_size}, and got "
-                f"{x.shape[1]} channels and size {tuple(x.shape[2:])}: build it for that size, or tile the image."
-            )
+        self.check_size(x)
         return self.decoder(x, self.encoder(x))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.catalog import AUTHORS_SYSTEMS
 from nnunetv2_ext.weights.files import WeightsError
 
-__all__ = ["fit_tensors", "from_authors", "source_naming", "system_module", "without_repeated"]
+__all__ = ["fit_tensors", "from_authors", "source_naming", "system_module", "without_ignored"]
 
 _MOST_NAMED = 8
 
@@ -19,8 +19,9 @@ _MOST_NAMED = 8
 def system_module(system: str) -> Any:
     """Import the module that knows a system: its `build(config)` and `authors_name(name)`.
 
-    A system of several networks has `naming(network)` in the place of `authors_name`, which it returns. Names that
-    match its pattern `REPEATED`, if it has one, are other names of tensors that the state dict holds too.
+    A system of several networks has `naming(network)` in the place of `authors_name`, which it returns. Tensors whose
+    names match its pattern `IGNORED`, if it has one, are not needed: they follow from the settings, are never used, or
+    are in the state dict under another name too.
 
     Raises:
         WeightsError: for an unknown system.
@@ -35,10 +36,10 @@ def source_naming(module: Any, network: nn.Module) -> Callable[[str], str]:
     return module.naming(network) if hasattr(module, "naming") else module.authors_name
 
 
-def without_repeated(module: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out the tensors of a system that are there under another name too."""
-    repeated = getattr(module, "REPEATED", None)
-    return {name: tensor for name, tensor in tensors.items() if repeated is None or not repeated.search(name)}
+def without_ignored(module: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out the tensors of a system that its networks do not need."""
+    ignored = getattr(module, "IGNORED", None)
+    return {name: tensor for name, tensor in tensors.items() if ignored is None or not ignored.search(name)}
 
 
 def fit_tensors(
@@ -110,7 +111,7 @@ def from_authors(system: str, config: Mapping[str, Any], state_dict: Mapping[str
         raise WeightsError(f"The configuration of {system!r} lacks the setting {error.args[0]!r}.") from error
     tensors = fit_tensors(
         network.state_dict(),
-        without_repeated(module, state_dict),
+        without_ignored(module, state_dict),
         source_naming(module, network),
         f"The checkpoint of {system!r}",
     )

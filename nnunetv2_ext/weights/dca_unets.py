@@ -17,12 +17,12 @@ from nnunetv2_ext.architectures.unets.unet import UNet
 from nnunetv2_ext.architectures.unets.vnet import VNet
 from nnunetv2_ext.weights import dca
 
-__all__ = ["REPEATED", "SEGMENTATION_LAYERS", "build", "naming"]
+__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "build", "naming"]
 
 # The authors' names of the layers that depend on the classes of a dataset.
 SEGMENTATION_LAYERS = re.compile(r"^(out|output_layer)\.")
 # A gate of ResUNet++ holds each of its norms under two names.
-REPEATED = re.compile(r"^attn\d+\.conv_(encoder|decoder|attn)\.0\.")
+IGNORED = re.compile(r"^attn\d+\.conv_(encoder|decoder|attn)\.0\.")
 
 NETWORKS: dict[str, type[UShapedNetwork]] = {
     "unet": UNet,

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
 from nnunetv2_ext.trainers.names import parse_name
-from nnunetv2_ext.weights.authors import fit_tensors, system_module
+from nnunetv2_ext.weights.authors import fit_tensors, system_module, without_ignored
 from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
 
 __all__ = ["import_weights"]
@@ -74,6 +74,7 @@ def import_weights(
             )
         system = system_module(entry.authors_system)
         source_name, source_heads = system.authors_name, system.SEGMENTATION_LAYERS
+        tensors = without_ignored(system, tensors)
     # A head that only one of the two networks has is no reason to refuse: nnU-Net does not load heads.
     known = {source_name(name) for name in expected}
     tensors = {name: tensor for name, tensor in tensors.items() if name in known or not source_heads.search(name)}
