@@ -47,8 +47,16 @@ def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def narrow(published_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Build networks narrow whose widths no plan sets, and find published weights of these widths."""
+def narrow(
+    request: pytest.FixtureRequest, published_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Build networks narrow whose widths no plan sets, and find published weights of these widths.
+
+    Not in tests that are marked `full_width`.
+    """
+    if request.node.get_closest_marker("full_width"):
+        yield
+        return
     monkeypatch.setenv("nnUNet_ext_weights", str(published_weights))
     with narrow_networks():
         yield

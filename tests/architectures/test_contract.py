@@ -74,6 +74,7 @@ def expected_shapes(network: SegmentationNetwork, batch: int, classes: int) -> l
 
 
 @pytest.mark.slow
+@pytest.mark.full_width
 @pytest.mark.parametrize(("entry", "plan"), cases(list(PLANS), in_turns=True))
 def test_every_plan_at_full_size(entry: TrainerEntry, plan: Plan) -> None:
     """Shapes at the real patch size, on tensors without memory."""
