@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_ext.architectures.network import SegmentationNetwork
@@ -83,7 +84,8 @@ def estimate_cost(build: Callable[[], SegmentationNetwork], batch_size: int = 1)
         # A tensor on the meta device has no autocast; a fake one has its device's.
         network = move_off_meta(network)
         x = torch.empty(batch_size, network.input_channels, *network.patch_size)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        # torch does not count the products inside the fused attention of a CPU, so the plain one computes here.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             network(x)
         return Cost(
             parameters=sum(parameter.numel() for parameter in network.parameters()),

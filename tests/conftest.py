@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.narrow import narrow_networks
 from tests.planned_data import PlannedData, prepare
 
 
@@ -34,3 +36,10 @@ def nnunet_folders(planned_data: PlannedData, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     return data
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """Build networks narrow whose widths no plan sets."""
+    with narrow_networks():
+        yield

@@ -16,6 +16,8 @@ from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
 from nnunetv2_ext.cost import move_off_meta
 from tests.plan_matrix import PLANS, Plan, distinct_strides
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 SMALLEST = {2: "E8", 3: "D4"}
 # Voxels; larger patches take minutes on two cores, and differ from smaller ones in nothing but the number of poolings.
 ODD_LIMIT = 2**17

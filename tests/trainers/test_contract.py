@@ -19,6 +19,8 @@ from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
 from nnunetv2_ext.trainers import find_trainer
 from tests.planned_data import IGNORE, LABELS, REGIONS, PlannedData
 
+pytestmark = pytest.mark.usefixtures("narrow")
+
 CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 
 
