@@ -47,9 +47,7 @@ def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def narrow(
-    request: pytest.FixtureRequest, published_weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
+def narrow(request: pytest.FixtureRequest, published_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Build networks narrow whose widths no plan sets, and find published weights of these widths.
 
     Not in tests that are marked `full_width`.

@@ -15,7 +15,9 @@ from nnunetv2_ext.architectures.da_transunet import DATransUNet
 from nnunetv2_ext.architectures.danie import DANIE
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.network import SegmentationNetwork
+from nnunetv2_ext.architectures.nnformer import NNFormer
 from nnunetv2_ext.architectures.swin_unet import SwinUNet
+from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.base import nnUNetTrainerExt
@@ -27,6 +29,8 @@ NARROW: dict[type[SegmentationNetwork], Mapping[str, Any]] = {
         "widths": [32, 32, 32, 32],
         "backbone_settings": {"embed_dim": [32, 32, 32, 32], "depths": [1, 1, 1, 1], "stem_width": [16, 32]},
     },
+    NNFormer: {"embed_dim": 16, "num_heads": [2, 4, 8, 16]},
+    SwinUNETR: {"feature_size": 8, "num_heads": [1, 2, 4, 8]},
     SwinUNet: {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4)},
     DATransUNet: {
         "stem_width": 32,

@@ -205,7 +205,8 @@ class WindowCrossAttention(nn.Module):
 
     def forward(self, query: Tensor, kv: Tensor) -> Tensor:
         """Attend with queries (B', N, C), and projections (B', N, 2 C) that hold keys and values."""
-        query = query.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        # Autocast computes norms in float32 and projections in half precision; attention wants one of them.
+        query = query.to(kv.dtype).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
         key, value = kv.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         return self.proj(self.position(query, key, value).transpose(1, 2).flatten(2))
 

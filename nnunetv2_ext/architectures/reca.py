@@ -30,6 +30,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 from nnunetv2_ext.architectures.layers.recompute import recompute
 
@@ -50,8 +51,9 @@ __all__ = [
 
 MASKED = -100.0
 TABLE_STD = 0.02
-# Attention scores that the backward pass of window attention holds at a time.
-SCORES_AT_A_TIME = 2**22
+# Attention scores that the backward pass of window attention holds at a time: few enough for a CPU's cache, on a GPU
+# enough to keep it busy.
+SCORES_AT_A_TIME = (2**20, 2**25)
 
 State = Tensor | None
 
@@ -252,74 +254,125 @@ class WindowLayout:
         return runs
 
 
-def _windows_of(tensor: Tensor, counts: tuple[int, ...], group: tuple[tuple[int, int], ...]) -> Tensor:
+def _windows_of(tensor: Tensor, counts: Sequence[int], group: Sequence[int]) -> Tensor:
     """Pick the windows of a group: (B', ...) to a view (B, *windows of the group, ...)."""
     tensor = tensor.unflatten(0, (-1, *counts))
-    for axis, (start, stop) in enumerate(group, start=1):
+    for axis, (start, stop) in enumerate(zip(group[::2], group[1::2], strict=True), start=1):
         tensor = tensor.narrow(axis, start, stop - start)
     return tensor
 
 
-class _AttentionWithBias(torch.autograd.Function):
-    """Scaled dot-product attention with a bias that learns, and a mask for each group of windows.
+def _groups_of(counts: Sequence[int], groups: Sequence[int]) -> list[Sequence[int]]:
+    """Split the ends of all groups into those of each; without groups, all windows are one."""
+    length = 2 * len(counts)
+    every = list(itertools.chain.from_iterable((0, count) for count in counts))
+    return [groups[start : start + length] for start in range(0, len(groups), length)] or [every]
 
-    torch's fused kernels do not give the gradient of a bias on every device; without them all scores of all windows
-    would be kept. Here the fused kernel is used forward, and scores are computed again, a few windows at a time, in the
-    backward pass.
-    """
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        bias: Tensor,
-        masks: Tensor | None,
-        counts: tuple[int, ...],
-        groups: Sequence[tuple[tuple[int, int], ...]],
-    ) -> Tensor:
-        windows, heads, tokens, size = query.shape
-        if masks is None:
-            output = F.scaled_dot_product_attention(query, key, value, bias.to(query.dtype)[None])
-        else:
-            # Tokens before heads: the output projection then reads it as it is.
-            output = query.new_empty(windows, tokens, heads, size).transpose(1, 2)
-            for number, group in enumerate(groups):
-                parts = [_windows_of(tensor, counts, group) for tensor in (query, key, value)]
-                got = F.scaled_dot_product_attention(
-                    *(part.flatten(0, len(counts)) for part in parts), (bias + masks[number]).to(query.dtype)[None]
-                )
-                _windows_of(output, counts, group).copy_(got.view(parts[0].shape))
-        ctx.save_for_backward(query, key, value, bias, masks, output)
-        ctx.counts, ctx.groups = counts, groups
-        return output
+def _empty_heads(like: Tensor) -> Tensor:
+    """Make an empty tensor (B', h, N, d) whose tokens come before its heads in memory, as projections have it."""
+    windows, heads, tokens, size = like.shape
+    return like.new_empty(windows, tokens, heads, size).transpose(1, 2)
 
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias, masks, output = ctx.saved_tensors
-        counts = ctx.counts
-        _, heads, tokens, size = query.shape
-        at_a_time = max(1, SCORES_AT_A_TIME // (heads * tokens * tokens))
-        precise = torch.promote_types(query.dtype, torch.float32)
-        grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        grad_bias = torch.zeros_like(bias, dtype=precise)
-        for number, group in enumerate(ctx.groups or [tuple((0, count) for count in counts)]):
-            parts = [_windows_of(tensor, counts, group) for tensor in (query, key, value, output, grad_output)]
-            added = bias if masks is None else bias + masks[number]
-            pieces: list[list[Tensor]] = [[], [], []]
-            for some in zip(*(part.flatten(0, len(counts)).split(at_a_time) for part in parts), strict=True):
-                q, k, v, o, go = (tensor.to(precise) for tensor in some)
-                q = q * size**-0.5
-                weights = (q @ k.transpose(2, 3)).add_(added).softmax(-1)
-                pieces[2].append(weights.transpose(2, 3) @ go)
-                change = (go @ v.transpose(2, 3)).sub_((o * go).sum(-1, keepdim=True)).mul_(weights)
-                grad_bias += change.sum(0)
-                pieces[0].append((change @ k).mul_(size**-0.5))
-                pieces[1].append(change.transpose(2, 3) @ q)
-            for grad, piece in zip(grads, pieces, strict=True):
-                _windows_of(grad, counts, group).copy_(torch.cat(piece).view(parts[0].shape))
-        return (*grads, grad_bias.to(bias.dtype), None, None, None)
+
+# Scaled dot-product attention with a bias that learns, and a mask for each group of windows, as an operator of its own.
+# torch's fused kernels do not give the gradient of a bias on every device, and without them the scores of all windows
+# would be kept. Here the fused kernel is used forward, and scores are computed again, a few windows at a time, in the
+# backward pass. To torch.compile an operator is one node, where its loops would be thousands.
+_ARGUMENTS = "Tensor query, Tensor key, Tensor value, Tensor bias, Tensor? masks, int[] counts, int[] groups"
+
+
+@torch.library.custom_op("nnunetv2_ext::window_attention", mutates_args=(), schema=f"({_ARGUMENTS}) -> Tensor")
+def _window_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    masks: Tensor | None,
+    counts: Sequence[int],
+    groups: Sequence[int],
+) -> Tensor:
+    output = _empty_heads(query)
+    for number, group in enumerate(_groups_of(counts, groups)):
+        parts = [_windows_of(tensor, counts, group) for tensor in (query, key, value)]
+        added = (bias if masks is None else bias + masks[number]).to(query.dtype)
+        got = F.scaled_dot_product_attention(*(part.flatten(0, len(counts)) for part in parts), added[None])
+        _windows_of(output, counts, group).copy_(got.view(parts[0].shape))
+    return output
+
+
+@torch.library.custom_op(
+    "nnunetv2_ext::window_attention_backward",
+    mutates_args=(),
+    schema=f"(Tensor grad, Tensor output, {_ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def _window_attention_backward(
+    grad: Tensor,
+    output: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor,
+    masks: Tensor | None,
+    counts: Sequence[int],
+    groups: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _, heads, tokens, size = query.shape
+    at_a_time = max(1, SCORES_AT_A_TIME[query.is_cuda] // (heads * tokens * tokens))
+    # Half precision would round scores that the forward pass, inside the fused kernel, did not round.
+    precise = torch.promote_types(query.dtype, torch.float32)
+    grads = [_empty_heads(query) for _ in range(3)]
+    grad_bias = torch.zeros_like(bias)
+    for number, group in enumerate(_groups_of(counts, groups)):
+        parts = [_windows_of(tensor, counts, group) for tensor in (query, key, value, output, grad)]
+        shape = parts[0].shape
+        added = bias if masks is None else bias + masks[number]
+        pieces: list[list[Tensor]] = [[], [], []]
+        for some in zip(*(part.flatten(0, len(counts)).split(at_a_time) for part in parts), strict=True):
+            # Products of tensors that do not lie in order are several times slower than the copy that orders them.
+            q, k, v, y, dy = (tensor.to(precise).contiguous().flatten(0, 1) for tensor in some)
+            q = q * size**-0.5
+            with torch.autocast(query.device.type, enabled=False):
+                weights = torch.bmm(q, k.transpose(1, 2))
+                weights.view(-1, heads, tokens, tokens).add_(added)
+                weights = weights.softmax(-1)
+                pieces[2].append(torch.bmm(weights.transpose(1, 2), dy))
+                change = torch.bmm(dy, v.transpose(1, 2)).sub_((y * dy).sum(-1, keepdim=True)).mul_(weights)
+                pieces[0].append(torch.bmm(change, k).mul_(size**-0.5))
+                pieces[1].append(torch.bmm(change.transpose(1, 2), q))
+            grad_bias += change.view(-1, heads, tokens, tokens).sum(0)
+        for tensor, piece in zip(grads, pieces, strict=True):
+            _windows_of(tensor, counts, group).copy_(torch.cat(piece).view(shape))
+    return (*grads, grad_bias)
+
+
+@_window_attention.register_fake
+def _(query: Tensor, *_others: Any) -> Tensor:
+    return _empty_heads(query)
+
+
+@_window_attention_backward.register_fake
+def _(_grad: Tensor, _output: Tensor, query: Tensor, _key: Tensor, _value: Tensor, bias: Tensor, *_others: Any) -> Any:
+    return (*(_empty_heads(query) for _ in range(3)), torch.empty_like(bias))
+
+
+def _remember(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.counts, ctx.groups = inputs
+    ctx.save_for_backward(output, *tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple:
+    return (*_window_attention_backward(grad, *ctx.saved_tensors, ctx.counts, ctx.groups), None, None, None)
+
+
+_window_attention.register_autograd(_differentiate, setup_context=_remember)
+
+
+@register_flop_formula(torch.ops.nnunetv2_ext.window_attention)
+def _count_operations(query_shape: Sequence[int], *_others: Any, **_more: Any) -> int:
+    """Count two for each multiply-add of the two products, as torch does."""
+    windows, heads, tokens, size = query_shape
+    return 4 * windows * heads * tokens * tokens * size
 
 
 class WindowPositionBias(nn.Module):
@@ -348,13 +401,14 @@ class WindowPositionBias(nn.Module):
         self.table = nn.Parameter(torch.empty(math.prod(2 * size - 1 for size in table_window), num_heads))
         nn.init.trunc_normal_(self.table, std=TABLE_STD)
         self.counts = layout.counts
-        self.groups, masks = layout.cells()
+        groups, masks = layout.cells()
+        self.groups = [end for group in groups for ends in group for end in ends]
         self.register_buffer("index", position_rows(layout.window, table_window, position_index), persistent=False)
         self.register_buffer("masks", None if masks is None else masks[:, None], persistent=False)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         bias = self.table[self.index].permute(2, 0, 1).contiguous()  # (h, N, N)
-        return _AttentionWithBias.apply(query, key, value, bias, self.masks, self.counts, self.groups)
+        return _window_attention(query, key, value, bias, self.masks, self.counts, self.groups)
 
 
 class WindowAttention(nn.Module):

@@ -311,7 +311,7 @@ def test_heads_must_divide_the_channels() -> None:
 )
 def test_attention_and_its_gradient_are_their_definition(layout: WindowLayout, at_a_time: int, monkeypatch) -> None:
     """In float64, window by window with the full table of scores; gradients by autograd."""
-    monkeypatch.setattr("nnunetv2_ext.architectures.reca.SCORES_AT_A_TIME", at_a_time)
+    monkeypatch.setattr("nnunetv2_ext.architectures.reca.SCORES_AT_A_TIME", (at_a_time,) * 2)
     torch.manual_seed(0)
     heads, size, batch, tokens = 2, 4, 2, math.prod(layout.window)
     position = WindowPositionBias(heads, layout).double()
@@ -319,7 +319,7 @@ def test_attention_and_its_gradient_are_their_definition(layout: WindowLayout, a
     shape = (batch * math.prod(layout.counts), heads, tokens, size)
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     masks = torch.zeros(*layout.counts, tokens, tokens, dtype=torch.float64)
-    for group, mask in zip(position.groups, position.masks if position.groups else (), strict=True):
+    for group, mask in zip(layout.cells()[0], position.masks if position.groups else (), strict=True):
         masks[tuple(slice(*ends) for ends in group)] = mask[0]
     query, key, value = inputs
     scores = query @ key.transpose(2, 3) / math.sqrt(size) + position.table[position.index].permute(2, 0, 1)
