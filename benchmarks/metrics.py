@@ -1,7 +1,8 @@
 """Measure the evaluator against MONAI, MedPy and DeepMind's surface-distance, on one made-up case.
 
-The case: 96 x 256 x 256 voxels, eight organs, a prediction whose borders are wrong by a few voxels. The ways take turns,
-so that a change of the machine's speed meets all of them; process time, the least of the rounds, one thread. MONAI gets its one-hot tensors for free. The values are compared too.
+The case: 96 x 256 x 256 voxels, eight organs, a prediction whose borders are wrong by a few voxels. The ways take
+turns, so that a change of the machine's speed meets all of them; process time, the least of the rounds, one thread.
+MONAI gets its one-hot tensors for free. The values are compared too.
 
 Usage: python benchmarks/metrics.py [--rounds N] [--shape Z Y X]
 """

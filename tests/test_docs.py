@@ -205,7 +205,11 @@ def run_python_blocks(document: Path) -> None:
         exec(compile(example, document, "exec"), namespace)
 
 
-@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "docs" / "adding_a_network.md"], ids=lambda d: d.stem)
+@pytest.mark.parametrize(
+    "document",
+    [ROOT / "README.md", ROOT / "docs" / "adding_a_network.md", ROOT / "docs" / "evaluation.md"],
+    ids=lambda d: d.stem,
+)
 def test_python_blocks_run(document: Path) -> None:
     torch.manual_seed(0)
     run_python_blocks(document)
@@ -221,6 +225,7 @@ def test_all_python_blocks_are_run() -> None:
     assert {document.stem for document in DOCUMENTS if blocks(document, "python")} == {
         "README",
         "adding_a_network",
+        "evaluation",
         "peca_net",
     }
 

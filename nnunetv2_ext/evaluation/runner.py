@@ -9,7 +9,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -166,24 +166,33 @@ def _score_all(
     if processes is not None and processes < 1:
         raise UserError(f"{processes} processes cannot work; give at least 1.")
     processes = min(processes or min(_usable_cores(), _MOST_PROCESSES), len(pairs))
-    if processes == 1:
-        return [score(*pair) for pair in _progress(pairs, len(pairs))]
+    with tqdm(total=len(pairs), desc="evaluate", unit="case") as progress:
+        if processes > 1:
+            return _score_in_parallel(score, pairs, processes, progress)
+        results = []
+        for pair in pairs:
+            results.append(score(*pair))
+            progress.update()
+        return results
+
+
+def _score_in_parallel(
+    score: Callable[[Path, Path], CaseScores], pairs: list[tuple[Path, Path]], processes: int, progress: tqdm
+) -> list[CaseScores]:
     # Fresh processes, as nnU-Net makes them: a copy of this one could hold locks of threads that it does not have.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
     try:
-        order = {pool.submit(score, *pair): number for number, pair in enumerate(pairs)}
-        results = {order[future]: future.result() for future in _progress(as_completed(order), len(pairs))}
+        futures = [pool.submit(score, *pair) for pair in pairs]
+        for future in as_completed(futures):
+            future.result()  # the first error ends the work
+            progress.update()
+        return [future.result() for future in futures]
     except BrokenProcessPool as error:
         raise UserError(
             "A process was ended from outside, most often for lack of memory; let fewer work at a time with -np."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-    return [results[number] for number in range(len(pairs))]
-
-
-def _progress(items: Iterable, total: int) -> Iterable:
-    return tqdm(items, total=total, desc="evaluate", unit="case")
 
 
 def _usable_cores() -> int:
