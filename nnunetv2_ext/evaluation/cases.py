@@ -19,6 +19,7 @@ __all__ = ["CaseScores", "MaskPair", "score_files", "score_pair"]
 
 # More different values than any label map has; a table of pairs of values stays small below.
 _MOST_VALUES = 4096
+_COUNTED_AT_ONCE = 2**20  # voxels; whole volumes of 64-bit numbers would need gigabytes
 
 
 @dataclass(frozen=True)
@@ -147,13 +148,14 @@ def _count_pairs(prediction: LabelImage, reference: LabelImage, labels: LabelMap
             if not 0 <= value < _MOST_VALUES:
                 raise _unknown(image, value, labels)
     size = 1 + max(int(image.labels.max()) for image in (prediction, reference))
-    pairs = reference.labels.ravel().astype(np.intp)
-    pairs *= size
-    pairs += prediction.labels.ravel()
-    table = np.bincount(pairs, minlength=size * size).reshape(size, size)
-    for image, counts in ((reference, table.sum(axis=1)), (prediction, table.sum(axis=0))):
+    flat, counts = (reference.labels.ravel(), prediction.labels.ravel()), np.zeros(size * size, dtype=np.intp)
+    for start in range(0, flat[0].size, _COUNTED_AT_ONCE):
+        rows, columns = (part[start : start + _COUNTED_AT_ONCE].astype(np.intp) for part in flat)
+        counts += np.bincount(rows * size + columns, minlength=size * size)
+    table = counts.reshape(size, size)
+    for image, found in ((reference, table.any(axis=1)), (prediction, table.any(axis=0))):
         known = labels.known_values() | ({labels.ignore} if image is reference else set())
-        for value in np.flatnonzero(counts):
+        for value in np.flatnonzero(found):
             if value not in known:
                 raise _unknown(image, int(value), labels)
     return table

@@ -139,7 +139,6 @@ def _score_nnunet(pair: MaskPair) -> dict[str, float]:
 
 
 _NNUNET_DISTANCE = f"{_NOT_DEFINED}, where either mask is empty or the case has voxels with the ignore label"
-_NNUNET_COUNT = "voxels; those with the ignore label do not count"
 _NNUNET = Protocol(
     name="nnunet",
     title="nnU-Net's own scores, and distances in mm",
@@ -154,10 +153,10 @@ _NNUNET = Protocol(
         Metric("ASSD", _ASSD, _NNUNET_DISTANCE, "mm"),
         Metric("NSD", _NSD, f"one empty: 0; both empty, or voxels with the ignore label: {_NOT_DEFINED}"),
         *(
-            Metric(name, f"{text}; {_NNUNET_COUNT}", "counts are always defined", shown=False)
+            Metric(name, f"{text}, without those with the ignore label", "counts are always defined", shown=False)
             for name, text in {
-                "FP": "false positive", "TP": "true positive", "FN": "false negative", "TN": "true negative",
-                "n_pred": "of the prediction", "n_ref": "of the reference",
+                "FP": "false positive voxels", "TP": "true positive voxels", "FN": "false negative voxels",
+                "TN": "true negative voxels", "n_pred": "voxels of the prediction", "n_ref": "voxels of the reference",
             }.items()
         ),
     ),
@@ -197,8 +196,7 @@ _TRANSUNET = Protocol(
     notes=(
         "An organ that was missed adds 0 to HD95, the best value; one that was made up adds a Dice of 1.",
         "Mean over the cases of each organ, then over the organs.",
-        "The papers score volumes of 512 x 512 slices that went through a 224 x 224 network: nearest neighbours there "
-        "and back.",
+        "The papers score predictions that were made at 224 x 224 and brought back to 512 x 512 by nearest neighbours.",
     ),
 )
 
@@ -211,7 +209,7 @@ def _score_nnformer(pair: MaskPair) -> dict[str, float]:
 
 _NNFORMER_METRICS = (
     Metric("Dice", _DICE, "both empty: 1; one empty: 0"),
-    Metric("HD95", f"{_HD95} (MedPy); {_NO_SPACING}", "one or both empty: 0", "voxel"),
+    Metric("HD95", f"{_HD95}; {_NO_SPACING}", "one or both empty: 0", "voxel"),
 )
 _NNFORMER = Protocol(
     name="nnformer",

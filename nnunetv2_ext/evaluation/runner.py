@@ -220,6 +220,9 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
         raise UserError(f"{output} exists: use it, choose another folder with -o, or write it anew with --overwrite.")
     if output.exists() and not (output / "summary.json").is_file():
         raise UserError(f"{output} is not an earlier evaluation, and is left alone; choose another folder with -o.")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{above} cannot be written to; choose another folder with -o.")
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from nnunetv2_ext.evaluation.labels import LABEL_MAPS, LabelMap
 from nnunetv2_ext.evaluation.protocols import FLARE22_TOLERANCES, PROTOCOLS, find_protocol
 from tests.evaluation.files import SPACING, random_labels, score_arrays
 
+# It uses old names of others.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:surface_distance")
+
 NOTHING = np.zeros((6, 7, 8), dtype=np.uint8)
 ONE = NOTHING.copy()
 ONE[2:5, 2:6, 1:7] = 1
