@@ -58,6 +58,8 @@ def read_label_image(path: Path) -> LabelImage:
         raise UserError(f"{path} has the shape {labels.shape}; a label map has two or three axes.")
     if labels.ndim == 3 and path.name.endswith((".png", ".bmp")):
         raise UserError(f"{path} is a colour image; a label map has one channel of numbers.")
+    if labels.dtype.kind not in "biuf":
+        raise UserError(f"{path} holds {labels.dtype} instead of plain numbers; a label map is wanted.")
     if labels.dtype.kind == "f" and not np.array_equal(np.rint(labels), labels):
         raise UserError(f"{path} holds numbers that are not whole; a label map is wanted, not probabilities.")
     # Small numbers, in one memory order: all that follows goes over the memory once in a row.
@@ -76,6 +78,8 @@ def _read_itk(path: Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
     import SimpleITK as sitk
 
     image = sitk.ReadImage(str(path))
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise ValueError("it has several channels")
     dims, spacing = image.GetDimension(), image.GetSpacing()
     affine = np.eye(4)
     affine[:dims, :dims] = np.reshape(image.GetDirection(), (dims, dims)) * spacing

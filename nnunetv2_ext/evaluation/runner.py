@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import multiprocessing
 import os
@@ -229,7 +230,7 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
 def _whole_folder(output: Path) -> Iterator[Path]:
     """Give a folder to write into that becomes `output` at the end, or vanishes if anything goes wrong."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    for left in output.parent.glob(f".{output.name}.*.partial"):
+    for left in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
         shutil.rmtree(left)  # of a run that was killed while it wrote
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
     try:

@@ -244,6 +244,15 @@ def test_missing_and_surplus_files_are_named(folders: tuple[Path, Path], tmp_pat
     refuse("holds files of several formats", *command(folders, "-o", str(tmp_path / "other")))
 
 
+def test_files_that_are_no_label_maps_are_named(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "colours.nii.gz", np.zeros((4, 5, 6), dtype=[(c, np.uint8) for c in "RGB"]))
+    with pytest.raises(UserError, match=r"colours\.nii\.gz holds .* instead of plain numbers"):
+        images.read_label_image(path)
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 3), np.uint8), isVector=True), tmp_path / "vectors.mha")
+    with pytest.raises(UserError, match=r"vectors\.mha cannot be read as an image \(it has several channels\)"):
+        images.read_label_image(tmp_path / "vectors.mha")
+
+
 def test_damaged_files_are_named(folders: tuple[Path, Path]) -> None:
     path = folders[1] / "case_2.nii.gz"
     path.write_bytes(path.read_bytes()[:100])
