@@ -188,6 +188,6 @@ _SAME_WORDS = {
 
 
 def _words(name: str) -> frozenset[str]:
-    """Give the words of a name, whatever their order, case, spelling and joints."""
+    """Give the words that tell a name from others, whatever their order, case, spelling and joints."""
     words = " ".join(_SAME_WORDS.get(word, word) for word in re.split(r"[\W_]+", name.lower()) if word)
-    return frozenset(words.split()) - {"and"}
+    return frozenset(words.split()) - {"and", "cavity", "gland"}

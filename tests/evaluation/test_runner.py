@@ -294,6 +294,10 @@ def test_labels_come_from_where_the_user_would_look(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has the label 9, which acdc does not know"):
         find_labels(None, "acdc", dataset_json(RV=1, MLV=2, LVC=3, more=9))
     assert find_labels(None, "acdc", dataset_json(RV=1, MLV=2, LVC=3)) is LABEL_MAPS["acdc"]
+    written_out = dataset_json(**{"Right Ventricle": 1, "myocardium": 2, "left-ventricle_cavity": 3})
+    assert find_labels(None, "acdc", written_out) is LABEL_MAPS["acdc"]
+    with pytest.raises(UserError, match="says that 1 is LV, acdc says right ventricle cavity"):
+        find_labels(None, "acdc", dataset_json(LV=1, MLV=2, RV=3))
     assert find_labels(None, "btcv-8", dataset_json(spleen=1, esophagus=5, left_adrenal=13)) is LABEL_MAPS["btcv-8"]
     assert find_labels(None, "binary", dataset_json(polyp=1)) is LABEL_MAPS["binary"]
     with pytest.raises(UserError, match=r"no dataset\.json by the label maps"):
