@@ -26,7 +26,10 @@ setup(
     # The reason for each dependency is in CONTRIBUTING.md.
     install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.5,!=2.9.*", "timm>=1.0.22"],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "setuptools>=77", "wheel", "uv"],
+        "test": [
+            *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "setuptools>=77", "wheel", "uv"),
+            *("monai>=1.3", "medpy>=0.5.2", "surface-distance>=0.1"),
+        ],
     },
     entry_points={
         "console_scripts": ["nnUNetv2_ext=nnunetv2_ext.cli:main"],

@@ -100,6 +100,31 @@ def _import_weights(arguments: argparse.Namespace) -> None:
     )
 
 
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.evaluation.report import means_table
+    from nnunetv2_ext.evaluation.runner import evaluate_folders
+
+    evaluation, folder = evaluate_folders(
+        arguments.ref,
+        arguments.pred,
+        arguments.protocol,
+        labels=arguments.labels,
+        tolerance=arguments.tolerance,
+        output=arguments.o,
+        only_predicted=arguments.chill,
+        processes=arguments.np,
+        overwrite=arguments.overwrite,
+    )
+    print(means_table(evaluation, definitions=False))
+    for metric in evaluation.metrics:
+        if metric.shown:
+            unit = f" ({metric.unit})" if metric.unit else ""
+            print(f"{metric.name}{unit}: {metric.definition}. Empty masks: {metric.empty}.")
+    for note in evaluation.protocol.notes:
+        print(note)
+    print(f"Wrote summary.json, metrics.csv and report.md into {folder}.")
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.demo.run import run_demo
 
@@ -151,6 +176,19 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("-i", metavar="CHECKPOINT", type=Path, required=True, help=origin)
     command.add_argument("-o", metavar="FILE", type=Path, required=True, help="file to write")
     add_plan_options(command, required=True)
+
+    command = add("evaluate", _evaluate, "Score predictions as a paper, a challenge or nnU-Net does.")
+    command.add_argument("-ref", metavar="DIR", type=Path, required=True, help="references, CASE.nii.gz or the like")
+    command.add_argument("-pred", metavar="DIR", type=Path, required=True, help="predictions, with the same names")
+    protocols = "nnunet, transunet, nnformer, danie, flare21, flare22, acdc, isic or polyp"
+    command.add_argument("--protocol", metavar="NAME", required=True, help=protocols)
+    maps = "what the labels mean: a dataset.json, or a map's name (default: the protocol's own)"
+    command.add_argument("--labels", metavar="MAP", help=maps)
+    command.add_argument("--tolerance", metavar="MM", type=float, help="of nnunet's NSD (default: 1)")
+    command.add_argument("-o", metavar="DIR", type=Path, help="folder to write (default: PRED/evaluation_NAME)")
+    command.add_argument("-np", metavar="N", type=int, help="cases at a time (default: one a core, at most 8)")
+    command.add_argument("--chill", action="store_true", help="leave out references without a prediction")
+    command.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation")
 
     command = add("demo", _demo, "Make a phantom dataset and take it through nnU-Net's commands.")
     command.add_argument(

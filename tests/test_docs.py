@@ -214,7 +214,9 @@ def run_python_blocks(document: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [ROOT / "README.md", ROOT / "docs" / "adding_a_network.md", DANIE_PAGE], ids=lambda d: d.stem
+    "document",
+    [ROOT / "README.md", ROOT / "docs" / "adding_a_network.md", ROOT / "docs" / "evaluation.md", DANIE_PAGE],
+    ids=lambda d: d.stem,
 )
 def test_python_blocks_run(document: Path) -> None:
     torch.manual_seed(0)
@@ -232,6 +234,7 @@ def test_all_python_blocks_are_run() -> None:
         "README",
         "adding_a_network",
         "danie",
+        "evaluation",
         "peca_net",
     }
 

@@ -1,0 +1,244 @@
+"""From two folders of label maps to a report: pairs files, scores cases in parallel, and writes all or nothing."""
+
+from __future__ import annotations
+
+import glob
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.evaluation.cases import CaseScores, score_files
+from nnunetv2_ext.evaluation.images import FILE_ENDINGS
+from nnunetv2_ext.evaluation.labels import LabelMap, find_labels
+from nnunetv2_ext.evaluation.protocols import Protocol, find_protocol
+from nnunetv2_ext.evaluation.report import Evaluation, write_files
+
+__all__ = ["evaluate_folders", "pair_files"]
+
+_MOST_PROCESSES = 8  # each holds a few volumes
+
+
+def evaluate_folders(
+    reference: Path,
+    prediction: Path,
+    protocol_name: str,
+    *,
+    labels: str | None = None,
+    tolerance: float | None = None,
+    output: Path | None = None,
+    only_predicted: bool = False,
+    processes: int | None = None,
+    overwrite: bool = False,
+) -> tuple[Evaluation, Path]:
+    """Score a folder of predictions, and write summary.json, metrics.csv and report.md.
+
+    Args:
+        reference: folder of the references, `CASE.ENDING`.
+        prediction: folder of the predictions, with the same names.
+        protocol_name: a key of `protocols.PROTOCOLS`.
+        labels: a key of `labels.LABEL_MAPS` or the path of a dataset.json; by default the protocol's own map, or for
+            one without a map the dataset.json in or above the folder of the references, or by the predictions.
+        tolerance: of the NSD, in mm; only for a protocol that leaves it to the user.
+        output: folder to write; by default `evaluation_<protocol>` in the folder of the predictions.
+        only_predicted: leave out references without a prediction instead of refusing.
+        processes: how many cases are scored at a time.
+        overwrite: replace an earlier evaluation.
+
+    Returns:
+        What was found, and the folder that was written.
+
+    Raises:
+        UserError: in one sentence, for whatever does not fit together. Nothing is written then.
+    """
+    protocol = find_protocol(protocol_name)
+    output = prediction / f"evaluation_{protocol.name}" if output is None else output
+    _check_output(output, overwrite=overwrite)
+    ending, pairs = pair_files(reference, prediction, only_predicted=only_predicted)
+    label_map = find_labels(labels, protocol.labels, _find_dataset_json(reference, prediction))
+    tolerance, tolerances = _resolve_tolerances(protocol, label_map, tolerance)
+    score = partial(
+        score_files,
+        labels=label_map,
+        score=protocol.score,
+        tolerances=tolerances,
+        needs_spacing=protocol.needs_spacing,
+    )
+    cases = _score_all(score, pairs, processes)
+    if len({case.has_spacing for case in cases}) > 1:
+        odd = next(case for case in cases if not case.has_spacing)
+        raise UserError(f"{odd.reference} does not say how large a voxel is, other references do: write them alike.")
+    evaluation = Evaluation(protocol, label_map, tolerance, ending, tuple(cases))
+    with _whole_folder(output) as folder:
+        write_files(evaluation, folder)
+    return evaluation, output
+
+
+def pair_files(
+    reference: Path, prediction: Path, *, only_predicted: bool = False
+) -> tuple[str, list[tuple[Path, Path]]]:
+    """Find the file ending and the pairs (reference, prediction) of two folders, in the order of their names.
+
+    Raises:
+        UserError: naming a file, if one lacks its counterpart.
+    """
+    for folder in (reference, prediction):
+        if not folder.is_dir():
+            raise UserError(f"There is no folder {folder}.")
+    found = _label_files(reference)
+    if len(found) != 1:
+        held = f"files of several formats ({', '.join(found)})" if found else f"no files ({', '.join(FILE_ENDINGS)})"
+        raise UserError(f"{reference} holds {held}; references of one format are needed.")
+    ((ending, references),) = found.items()
+    predictions = _label_files(prediction).get(ending, [])
+    if not predictions:
+        raise UserError(f"{prediction} holds no {ending} files, the format of the references.")
+    surplus = sorted(set(predictions) - set(references))
+    if surplus:
+        raise UserError(f"{prediction / surplus[0]} has no reference in {reference}{_others(surplus)}.")
+    missing = sorted(set(references) - set(predictions))
+    if missing and not only_predicted:
+        raise UserError(
+            f"{reference / missing[0]} has no prediction in {prediction}{_others(missing)}; "
+            "leave such references out with --chill."
+        )
+    return ending, [(reference / name, prediction / name) for name in sorted(predictions)]
+
+
+def _label_files(folder: Path) -> dict[str, list[str]]:
+    """Give the names of the image files in a folder, for each ending."""
+    found: dict[str, list[str]] = {}
+    for path in folder.iterdir():
+        ending = next((ending for ending in FILE_ENDINGS if path.name.endswith(ending)), None)
+        if ending is not None and path.is_file():
+            found.setdefault(ending, []).append(path.name)
+    return found
+
+
+def _others(names: list[str]) -> str:
+    return f" (nor have {len(names) - 1} others)" if len(names) > 1 else ""
+
+
+def _find_dataset_json(reference: Path, prediction: Path) -> Path | None:
+    """Look where nnU-Net keeps it: above labelsTr and gt_segmentations, and by its predictions."""
+    places = (reference, reference.resolve().parent, prediction)
+    return next((place / "dataset.json" for place in places if (place / "dataset.json").is_file()), None)
+
+
+def _resolve_tolerances(
+    protocol: Protocol, labels: LabelMap, tolerance: float | None
+) -> tuple[float | None, dict[str, float]]:
+    """Give the tolerance that holds for all classes, if there is one, and that of each class."""
+    if protocol.default_tolerance is None:
+        if tolerance is not None:
+            raise UserError(f"The protocol {protocol.name} leaves no tolerance to choose: leave out --tolerance.")
+        unknown = [name for name in labels.classes if protocol.tolerances and name not in protocol.tolerances]
+        if unknown:
+            raise UserError(
+                f"The protocol {protocol.name} has no tolerance for {unknown[0]}; its classes are "
+                f"{', '.join(protocol.tolerances)}."
+            )
+        return None, dict(protocol.tolerances)
+    tolerance = protocol.default_tolerance if tolerance is None else tolerance
+    if not 0 <= tolerance < math.inf:
+        raise UserError(f"The tolerance {tolerance} is not a distance in mm; give a number from 0 on.")
+    return tolerance, dict.fromkeys(labels.classes, tolerance)
+
+
+# Processes
+
+
+def _score_all(
+    score: Callable[[Path, Path], CaseScores], pairs: list[tuple[Path, Path]], processes: int | None
+) -> list[CaseScores]:
+    """Score all cases, several at a time, with a progress bar."""
+    if processes is not None and processes < 1:
+        raise UserError(f"{processes} processes cannot work; give at least 1.")
+    processes = min(processes or min(_usable_cores(), _MOST_PROCESSES), len(pairs))
+    with tqdm(total=len(pairs), desc="evaluate", unit="case") as progress:
+        if processes > 1:
+            return _score_in_parallel(score, pairs, processes, progress)
+        results = []
+        for pair in pairs:
+            results.append(score(*pair))
+            progress.update()
+        return results
+
+
+def _score_in_parallel(
+    score: Callable[[Path, Path], CaseScores], pairs: list[tuple[Path, Path]], processes: int, progress: tqdm
+) -> list[CaseScores]:
+    # Fresh processes, as nnU-Net makes them: a copy of this one could hold locks of threads that it does not have.
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    try:
+        futures = [pool.submit(score, *pair) for pair in pairs]
+        for future in as_completed(futures):
+            future.result()  # the first error ends the work
+            progress.update()
+        return [future.result() for future in futures]
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process was ended from outside, most often for lack of memory; let fewer work at a time with -np."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with_parent() -> None:
+    """Prepare a worker: it leaves an interruption to its parent, and does not outlive it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+# Files
+
+
+def _check_output(output: Path, *, overwrite: bool) -> None:
+    """Refuse before the work what would be refused after it."""
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists: use it, choose another folder with -o, or write it anew with --overwrite.")
+    if output.exists() and not (output / "summary.json").is_file():
+        raise UserError(f"{output} is not an earlier evaluation, and is left alone; choose another folder with -o.")
+    above = next(folder for folder in output.absolute().parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"{above} cannot be written to; choose another folder with -o.")
+
+
+@contextmanager
+def _whole_folder(output: Path) -> Iterator[Path]:
+    """Give a folder to write into that becomes `output` at the end, or vanishes if anything goes wrong."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for left in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
+        shutil.rmtree(left)  # of a run that was killed while it wrote
+    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+    try:
+        new, old = work / "new", work / "old"
+        new.mkdir()
+        yield new
+        if output.exists():
+            output.rename(old)
+        new.rename(output)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
