@@ -50,7 +50,7 @@ def collect(folder: Path) -> Source:
         name=NAME,
         description="Glands in histology (Warwick-QU, MICCAI 2015): the official 85 training and 80 test pictures.",
         reference="https://glas.grand-challenge.org",
-        licence="research use only, no commercial use; publications must cite the two papers of the University of Warwick",
+        licence="research use only, no commercial use; publications must cite Warwick's two papers",
         channel_names=RGB,
         labels=LABELS,
         file_ending=".png",

@@ -46,7 +46,7 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
     test = [replace(case, test=True) for case in cases[N_TRAIN + N_VALIDATION :]]
     return Source(
         name=NAME,
-        description="Skin lesions in dermoscopy: the training pictures of ISIC 2018, task 1, in BCDU-Net's three parts.",
+        description="Skin lesions in dermoscopy: the training pictures of ISIC 2018, task 1, as BCDU-Net parts them.",
         reference="https://challenge.isic-archive.com/landing/2018",
         licence="see the challenge's page",
         channel_names=RGB,

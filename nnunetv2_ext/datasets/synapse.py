@@ -109,7 +109,7 @@ def collect(folder: Path, *, organs: str = "13") -> Source:
             Split(
                 tuple(f"img{number:04d}" for number in TRAIN),
                 tuple(f"img{number:04d}" for number in TEST),
-                "TransUNet, Swin-Unet, RecA, nnFormer, UNETR++, PECA-Net and DANIE, for which these 12 are the test set",
+                "TransUNet, Swin-Unet, RecA, nnFormer, UNETR++, PECA-Net, DANIE; these 12 are their test set",
             ),
         ),
         remarks=(
