@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +39,22 @@ def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} cannot be read as an image ({reason}): download or unpack it again.")
 
 
+def require_whole(path: Path) -> None:
+    """Raise if a compressed file is cut off or damaged; SimpleITK would give zeros in place of what is missing.
+
+    Raises:
+        UserError: naming the file.
+    """
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 20):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise _unreadable(path, error) from error
+
+
 def read_header(path: Path, dimension: int = 3) -> sitk.ImageFileReader:
     """Read size, spacing, origin and direction of an image without its voxels.
 
@@ -60,6 +78,7 @@ def read_volume(path: Path, dimension: int = 3) -> sitk.Image:
     Raises:
         UserError: if it cannot be read, or has another number of dimensions.
     """
+    require_whole(path)
     try:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
@@ -144,7 +163,7 @@ def write_label(
         The volume in mm^3 of each label that was written.
 
     Raises:
-        UserError: if the label has another geometry or an unknown label.
+        UserError: if the label is damaged, or has another geometry or an unknown label.
     """
     label = read_volume(source)
     same_header = _require_same_grid(image, label, image_path, source)
@@ -190,6 +209,7 @@ def write_case(
 ) -> dict[int, float]:
     """Write a case whose image is one 3D file; see `CaseWriter` and `write_label`."""
     (source,), (target,) = case.images, images
+    require_whole(source)
     header = read_header(source)
     place_file(source, target, link=link)
     if label is None:
