@@ -23,7 +23,7 @@ __all__ = ["LABELS", "PATIENTS", "TEST", "VALIDATION_2D", "VALIDATION_3D", "coll
 
 NAME = "ACDC"
 PATIENTS = range(1, 101)
-LABELS = {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
+LABELS = {"right ventricle cavity": 1, "myocardium": 2, "left ventricle cavity": 3}
 # Trainers of nnFormer and PECA-Net; lists of TransUNet's lineage have the same test patients.
 TEST = (2, 3, 8, 9, 12, 14, 17, 24, 42, 48, 49, 53, 55, 64, 67, 79, 81, 88, 92, 95)
 VALIDATION_3D = (89, 90, 91, 93, 94, 96, 97, 98, 99, 100)

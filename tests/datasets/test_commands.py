@@ -25,20 +25,16 @@ def glas(folder: Path) -> Path:
     return trees.glas(folder, {"train": 85, "testA": 60, "testB": 20})
 
 
+GLAS_TEST = [*(f"testA_{number}" for number in range(1, 61)), *(f"testB_{number}" for number in range(1, 21))]
+
+
 @pytest.mark.parametrize(
     ("dataset", "make", "number", "configuration", "fold", "test", "ending"),
     [
         ("Synapse", synapse, "617", "3d_fullres", "0", ["img0061"], ".nii.gz"),
-        (
-            "GlaS",
-            glas,
-            "631",
-            "2d",
-            "all",
-            [f"test{n}" for n in [*(f"A_{i}" for i in range(1, 61)), *(f"B_{i}" for i in range(1, 21))]],
-            ".png",
-        ),
+        ("GlaS", glas, "631", "2d", "all", GLAS_TEST, ".png"),
     ],
+    ids=["Synapse", "GlaS"],
 )
 def test_convert_plan_train_predict(
     tmp_path: Path,
@@ -52,19 +48,17 @@ def test_convert_plan_train_predict(
     ending: str,
 ) -> None:
     source = make(tmp_path / "source")
-    environment = clean_environment(
-        **{f"nnUNet_{kind}": str(path) for kind, path in vars(folders).items()}, nnUNet_n_proc_DA="0"
-    )
+    environment = clean_environment(**{f"nnUNet_{kind}": str(path) for kind, path in vars(folders).items()})
 
-    def command(*words: str) -> str:
-        return run(*words, environment=environment, cwd=tmp_path)
+    def command(*words: str, **variables: str) -> str:
+        return run(*words, environment={**environment, **variables}, cwd=tmp_path)
 
     assert "Wrote" in command("nnUNetv2_ext", "convert", dataset, "-i", str(source), "-np", "1")
     command(
         *("nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-np", "1", "-npfp", "1", "--no_pbar"),
     )
     (planned,) = folders.preprocessed.iterdir()
-    command("nnUNetv2_train", number, configuration, fold, "-tr", TRAINER, "-device", "cpu")
+    command("nnUNetv2_train", number, configuration, fold, "-tr", TRAINER, "-device", "cpu", nnUNet_n_proc_DA="0")
     (model,) = (folders.results / planned.name).iterdir()
     if dataset == "Synapse":
         log = next((model / "fold_0").glob("training_log*.txt")).read_text()

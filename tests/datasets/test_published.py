@@ -65,7 +65,7 @@ def test_labels_have_the_published_numbers() -> None:
     assert organs == flare22.ORGANS
     assert {**organs, "tumour": 14} == flare23.LABELS
     assert flare21.LABELS == {"liver": 1, "kidney": 2, "spleen": 3, "pancreas": 4}
-    assert acdc.LABELS == {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
+    assert acdc.LABELS == {"right ventricle cavity": 1, "myocardium": 2, "left ventricle cavity": 3}
     assert brain_tumour.LABELS == {"oedema": 1, "non-enhancing tumour": 2, "enhancing tumour": 3}
 
 
