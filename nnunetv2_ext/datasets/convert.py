@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -167,7 +167,7 @@ def write_source(
         partial_folder = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
         try:
             partial_folder.mkdir()
-            sizes = _write_cases(source, partial_folder, processes, link=link, progress=progress)
+            source, sizes = _write_cases(source, partial_folder, processes, link=link, progress=progress)
             remarks = [*source.remarks, *source.examine(sizes)]
             _write_json(partial_folder / "dataset.json", _dataset_json(source))
             if splits:
@@ -262,7 +262,7 @@ def _rename(folder: Path, target: Path) -> None:
 
 def _write_one(
     case: Case, write_case: CaseWriter, folder: Path, file_ending: str, n_image_files: int, link: bool
-) -> tuple[str, dict[int, float]]:
+) -> tuple[str, dict[int, float] | None]:
     part = "Ts" if case.test else "Tr"
     images = [folder / f"images{part}" / f"{case.name}_{channel:04d}{file_ending}" for channel in range(n_image_files)]
     label = folder / f"labels{part}" / f"{case.name}{file_ending}" if case.label is not None else None
@@ -271,8 +271,8 @@ def _write_one(
 
 def _write_cases(
     source: Source, folder: Path, processes: int, *, link: bool, progress: bool
-) -> dict[str, dict[int, float]]:
-    """Write all cases and give the size of each label in each of those that have a reference, in their order."""
+) -> tuple[Source, dict[str, dict[int, float]]]:
+    """Write all cases; give the dataset with those that belong to it, and the sizes of their labels."""
     for case in source.cases:
         part = "Ts" if case.test else "Tr"
         (folder / f"images{part}").mkdir(exist_ok=True)
@@ -291,10 +291,11 @@ def _write_cases(
         for name, found in _run(write_one, source.cases, processes):
             sizes[name] = found
             bar.update()
-    return {case.name: sizes[case.name] for case in source.cases if case.label is not None}
+    written = replace(source, cases=tuple(case for case in source.cases if sizes[case.name] is not None))
+    return written, {case.name: sizes[case.name] for case in written.cases if case.label is not None}
 
 
-def _run(write_one: Any, cases: tuple[Case, ...], processes: int) -> Iterator[tuple[str, dict[int, float]]]:
+def _run(write_one: Any, cases: tuple[Case, ...], processes: int) -> Iterator[tuple[str, dict[int, float] | None]]:
     """Call a function for each case, in this process or in several; the first error ends all."""
     if processes == 1:
         yield from map(write_one, cases)

@@ -30,6 +30,8 @@ LABELS = {**flare22.ORGANS, "tumour": 14}
 
 def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
     """Check that the liver is the largest organ, and count the cases in which organs are missing."""
+    if not sizes:
+        raise UserError(f"No label of {NAME} has all 13 organs: leave out --cases complete.")
     volumes.require_largest(sizes, flare22.ORGANS, "liver", NAME)
     organs = set(flare22.ORGANS.values())
     partly = sum(not organs <= found.keys() for found in sizes.values())
@@ -43,8 +45,13 @@ def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
     ]
 
 
-def _has_all_organs(path: Path) -> bool:
-    return set(flare22.ORGANS.values()) <= set(volumes.labels_of(path))
+def write_complete_case(
+    case: Case, images: Sequence[Path], label: Path | None, *, link: bool
+) -> dict[int, float] | None:
+    """Write a case unless organs are missing in its label; see `CaseWriter`."""
+    if label is not None and not set(flare22.ORGANS.values()) <= set(volumes.labels_of(case.label)):
+        return None
+    return volumes.write_case(case, images, label, link=link, labels=LABELS)
 
 
 def collect(folder: Path, *, cases: str = "all") -> Source:
@@ -52,10 +59,10 @@ def collect(folder: Path, *, cases: str = "all") -> Source:
 
     Args:
         folder: the unpacked download.
-        cases: `all`, or `complete` for those in which all 13 organs occur; that reads all labels.
+        cases: `all`, or `complete` for those in whose labels all 13 organs occur.
 
     Raises:
-        UserError: if a case is not complete, or none has all organs.
+        UserError: if a file of a case is missing.
     """
     images = require_numbers(
         find_files(folder, r"FLARE23_(\d{4})_0000\.nii\.gz", parent="imagesTr2200"),
@@ -71,12 +78,7 @@ def collect(folder: Path, *, cases: str = "all") -> Source:
         folder,
         NAME,
     )
-    chosen: Sequence[int] = CASES
-    if cases == "complete":
-        chosen = [number for number in CASES if _has_all_organs(labels[number])]
-        if not chosen:
-            raise UserError(f"No label of {folder} has all 13 organs: leave out --cases complete.")
-    found = [Case(f"FLARE23_{number:04d}", (images[number],), labels[number]) for number in chosen]
+    found = [Case(f"FLARE23_{number:04d}", (images[number],), labels[number]) for number in CASES]
     for name, path in find_files(folder, r"(.+)_0000\.nii\.gz", parent="validation").items():
         found.append(Case(name, (path,), None, test=True))
     return Source(
@@ -88,7 +90,7 @@ def collect(folder: Path, *, cases: str = "all") -> Source:
         labels=LABELS,
         file_ending=".nii.gz",
         cases=tuple(found),
-        write_case=partial(volumes.write_case, labels=LABELS),
+        write_case=write_complete_case if cases == "complete" else partial(volumes.write_case, labels=LABELS),
         remarks=("A tumour may be annotated in some cases only, also in those that have all organs.",),
         examine=examine,
     )

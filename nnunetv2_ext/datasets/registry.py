@@ -45,7 +45,6 @@ class Dataset:
         name: on the command line, in any case and with or without hyphens.
         module: of `nnunetv2_ext.datasets`, with the function `collect`.
         number: of the dataset in nnU-Net, unless the user gives another.
-        summary: what the result is, in a few words.
         options: names of the options that its `collect` takes.
         aliases: other names.
     """
@@ -53,26 +52,23 @@ class Dataset:
     name: str
     module: str
     number: int
-    summary: str
     options: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
 
 
 DATASETS = (
-    Dataset("FLARE21", "flare21", 621, "CT, 4 organs, 341 + 20 cases", ("split",), ("FLARE2021",)),
-    Dataset("FLARE22", "flare22", 622, "CT, 13 organs, 50 labelled cases", (), ("FLARE2022",)),
-    Dataset("FLARE23", "flare23", 623, "CT, 13 organs and tumour, partial labels", ("cases",), ("FLARE2023",)),
-    Dataset("Synapse", "synapse", 617, "CT, 13 or 8 organs, 18/12 cases", ("organs",), ("BTCV",)),
-    Dataset("ACDC", "acdc", 627, "cardiac MRI, 70/10/20 patients, 3D and 2D papers' splits"),
-    Dataset(
-        "BrainTumour", "brain_tumour", 601, "MSD Task01 as in the PECA-Net paper", (), ("MSD01", "Task01", "Tumor")
-    ),
-    Dataset("GlaS", "glas", 631, "histology, 85/80 pictures"),
-    Dataset("MoNuSeg", "monuseg", 632, "histology, 30/14 pictures"),
-    Dataset("CVC-ClinicDB", "cvc_clinicdb", 633, "colonoscopy, 612 frames", ("threshold",), ("CVC",)),
-    Dataset("Kvasir-SEG", "kvasir_seg", 634, "colonoscopy, 1000 pictures", ("threshold",), ("Kvasir",)),
-    Dataset("ISIC2017", "isic2017", 635, "dermoscopy, 2000/150/600 pictures", ("threshold",)),
-    Dataset("ISIC2018", "isic2018", 636, "dermoscopy, 1815/259/520 pictures", ("threshold",)),
+    Dataset("FLARE21", "flare21", 621, ("split",), ("FLARE2021",)),
+    Dataset("FLARE22", "flare22", 622, (), ("FLARE2022",)),
+    Dataset("FLARE23", "flare23", 623, ("cases",), ("FLARE2023",)),
+    Dataset("Synapse", "synapse", 617, ("organs",), ("BTCV",)),
+    Dataset("ACDC", "acdc", 627),
+    Dataset("BrainTumour", "brain_tumour", 601, (), ("MSD01", "Task01", "Tumor")),
+    Dataset("GlaS", "glas", 631),
+    Dataset("MoNuSeg", "monuseg", 632),
+    Dataset("CVC-ClinicDB", "cvc_clinicdb", 633, ("threshold",), ("CVC",)),
+    Dataset("Kvasir-SEG", "kvasir_seg", 634, ("threshold",), ("Kvasir",)),
+    Dataset("ISIC2017", "isic2017", 635, ("threshold",)),
+    Dataset("ISIC2018", "isic2018", 636, ("threshold",)),
 )
 
 

@@ -57,7 +57,9 @@ class Split:
 class CaseWriter(Protocol):
     """Writes one case; it is sent to other processes, so it is a function of a module or a partial of one."""
 
-    def __call__(self, case: Case, images: Sequence[Path], label: Path | None, *, link: bool) -> dict[int, float]:
+    def __call__(
+        self, case: Case, images: Sequence[Path], label: Path | None, *, link: bool
+    ) -> dict[int, float] | None:
         """Write the files of a case.
 
         Args:
@@ -67,7 +69,8 @@ class CaseWriter(Protocol):
             link: make a symbolic link where a file of the download can serve as it is.
 
         Returns:
-            For each label of the case its volume in mm^3 (3D) or its area in pixels (2D).
+            For each label of the case its volume in mm^3 (3D) or its area in pixels (2D); None if the case does not
+            belong to the dataset and nothing was written.
 
         Raises:
             UserError: if a file is not what the dataset's description says; names the file.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +16,9 @@ import pytest
 from nnunetv2_ext.datasets import acdc, brain_tumour, flare21, flare22, flare23, kvasir_seg, monuseg, synapse
 from nnunetv2_ext.datasets.convert import collect_dataset
 from nnunetv2_ext.datasets.random_split import random_split
+from nnunetv2_ext.datasets.registry import DATASETS
 from nnunetv2_ext.datasets.source import Source
+from tests.test_docs import ROOT, table
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
 
@@ -38,6 +41,15 @@ def sizes(source: Source) -> tuple[int, int, list[tuple[int, int]]]:
         assert (len(set(split.train)), len(set(split.val))) == (len(split.train), len(split.val))
     folds = [(len(split.train), len(split.val)) for split in source.splits]
     return len(source.training_cases), len(source.test_cases), folds
+
+
+def test_table_of_datasets_has_all_with_their_numbers() -> None:
+    numbers = {}
+    for first, _, number, _ in table(ROOT / "docs" / "reproduce" / "README.md", "dataset"):
+        names = [re.sub(r" \(.*", "", name) for name in first.split(", ")]
+        numbers.update(zip(names, map(int, number.split(", ")), strict=True))
+    assert numbers == {dataset.name: dataset.number for dataset in DATASETS}
+    assert len(set(numbers.values())) == len(DATASETS)
 
 
 def test_lists_are_the_published_ones() -> None:
