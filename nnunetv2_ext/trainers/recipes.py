@@ -53,5 +53,5 @@ class Recipe:
 
 NNUNET = Recipe()
 
-# Attention networks do not train with SGD at 1e-2; docs/networks/reca.md has the evidence.
+# The optimiser of the transformers' papers; docs/networks/reca.md compares it with nnU-Net's.
 TRANSFORMER = Recipe(optimizer="AdamW", initial_lr=1e-4, weight_decay=1e-2, warm_up=0.02)
