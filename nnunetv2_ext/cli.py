@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2_ext.datasets.registry import DATASETS, OPTIONS
 from nnunetv2_ext.errors import UserError
 
 __all__ = ["build_parser", "main"]
@@ -125,6 +126,21 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     print(f"Wrote summary.json, metrics.csv and report.md into {folder}.")
 
 
+def _convert(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.datasets.convert import convert, format_report
+
+    report = convert(
+        arguments.dataset,
+        arguments.i,
+        dataset_id=arguments.d,
+        processes=arguments.np,
+        link=arguments.link,
+        overwrite=arguments.overwrite,
+        **{option.name: getattr(arguments, option.name) for option in OPTIONS},
+    )
+    print(format_report(report))
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from nnunetv2_ext.demo.run import run_demo
 
@@ -189,6 +205,21 @@ def build_parser() -> argparse.ArgumentParser:
     command.add_argument("-np", metavar="N", type=int, help="cases at a time (default: one a core, at most 8)")
     command.add_argument("--chill", action="store_true", help="leave out references without a prediction")
     command.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation")
+
+    command = add("convert", _convert, "Write a public dataset in nnU-Net's raw format, with the papers' splits.")
+    command.add_argument("dataset", metavar="DATASET", help=", ".join(dataset.name for dataset in DATASETS))
+    command.add_argument("-i", metavar="SOURCE", type=Path, required=True, help="folder of the unpacked download")
+    command.add_argument("-d", metavar="ID", type=int, help="number in nnU-Net (default: the dataset's own)")
+    command.add_argument("-np", metavar="N", type=int, help="processes (default: as nnU-Net's own)")
+    command.add_argument("--link", action="store_true", help="link to files that need no change, instead of copying")
+    command.add_argument("--overwrite", action="store_true", help="replace a dataset of that number")
+    for option in OPTIONS:
+        command.add_argument(
+            f"--{option.name}",
+            choices=option.choices or None,
+            metavar="N" if not option.choices else None,
+            help=option.help,
+        )
 
     command = add("demo", _demo, "Make a phantom dataset and take it through nnU-Net's commands.")
     command.add_argument(

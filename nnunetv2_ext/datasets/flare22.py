@@ -1,0 +1,88 @@
+"""FLARE22: abdominal CT, 13 organs; of the training set the 50 labelled cases, and the tuning set as test images.
+
+Source: flare22.grand-challenge.org, github.com/JunMa11/FLARE. The folders' names differ between mirrors, so files are
+found by name:
+
+    FLARE22_Tr_0001_0000.nii.gz ... FLARE22_Tr_0050_0000.nii.gz   images
+    FLARE22_Tr_0001.nii.gz      ... FLARE22_Tr_0050.nii.gz        labels
+    FLARETs_0001_0000.nii.gz    ...                               images of the tuning set; FLARETs_0001.nii.gz labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from nnunetv2_ext.datasets.source import Case, Source, find_files, require_numbers
+from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
+
+__all__ = ["CASES", "ORGANS", "collect"]
+
+NAME = "FLARE22"
+CASES = range(1, 51)
+# The organisers' numbers, the same in FLARE23.
+ORGANS = {
+    "liver": 1,
+    "right kidney": 2,
+    "spleen": 3,
+    "pancreas": 4,
+    "aorta": 5,
+    "inferior vena cava": 6,
+    "right adrenal gland": 7,
+    "left adrenal gland": 8,
+    "gallbladder": 9,
+    "oesophagus": 10,
+    "stomach": 11,
+    "duodenum": 12,
+    "left kidney": 13,
+}
+
+
+def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
+    """Check the labels' numbers: each occurs, and the liver is the largest organ."""
+    require_all_labels(sizes, ORGANS, NAME)
+    require_largest(sizes, ORGANS, "liver", NAME)
+    return []
+
+
+def collect(folder: Path) -> Source:
+    """Say what the dataset is made of.
+
+    Args:
+        folder: the unpacked download.
+
+    Raises:
+        UserError: if a labelled case is not complete.
+    """
+    images = require_numbers(
+        find_files(folder, r"FLARE22_Tr_(\d{4})_0000\.nii\.gz"),
+        CASES,
+        lambda number: f"FLARE22_Tr_{number:04d}_0000.nii.gz",
+        folder,
+        NAME,
+    )
+    labels = require_numbers(
+        find_files(folder, r"FLARE22_Tr_(\d{4})\.nii\.gz"),
+        CASES,
+        lambda number: f"FLARE22_Tr_{number:04d}.nii.gz",
+        folder,
+        NAME,
+    )
+    tuning_labels = find_files(folder, r"FLARETs_(\d{4})\.nii\.gz")
+    cases = [Case(f"FLARE22_Tr_{number:04d}", (images[number],), labels[number]) for number in CASES]
+    for number, path in find_files(folder, r"FLARETs_(\d{4})_0000\.nii\.gz").items():
+        cases.append(Case(f"FLARETs_{number}", (path,), tuning_labels.get(number), test=True))
+    return Source(
+        name=NAME,
+        description="Abdominal CT with 13 organs: the labelled cases of FLARE 2022; test images are the tuning set.",
+        reference="https://flare22.grand-challenge.org",
+        licence="see the challenge's page",
+        channel_names=("CT",),
+        labels=ORGANS,
+        file_ending=".nii.gz",
+        cases=tuple(cases),
+        write_case=partial(write_case, labels=ORGANS),
+        remarks=("The unlabelled training cases are not used: nnU-Net trains on labelled ones alone.",),
+        examine=examine,
+    )

@@ -1,0 +1,64 @@
+"""ISIC 2017, part 1: skin lesions in dermoscopy, 2000 training, 150 validation and 600 test pictures.
+
+Source: challenge.isic-archive.com.
+
+    ISIC-2017_Training_Data/ISIC_0000000.jpg, ISIC-2017_Training_Part1_GroundTruth/ISIC_0000000_segmentation.png
+    ISIC-2017_Validation_Data,                ISIC-2017_Validation_Part1_GroundTruth
+    ISIC-2017_Test_v2_Data,                   ISIC-2017_Test_v2_Part1_GroundTruth
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from nnunetv2_ext.datasets.isic import LABELS, collect_part
+from nnunetv2_ext.datasets.pictures import black_and_white_mask, write_case
+from nnunetv2_ext.datasets.source import RGB, Source, Split
+
+__all__ = ["PARTS", "collect"]
+
+NAME = "ISIC2017"
+# The official split.
+PARTS = {"Training": 2000, "Validation": 150, "Test_v2": 600}
+
+
+def collect(folder: Path, *, threshold: int | None = None) -> Source:
+    """Say what the dataset is made of.
+
+    Args:
+        folder: the unpacked download.
+        threshold: takes masks with values between black and white; foreground is a value of at least this.
+
+    Raises:
+        UserError: if a folder, a picture or a mask is missing.
+    """
+    train, validation, test = (
+        collect_part(
+            folder,
+            f"ISIC-2017_{part}_Data",
+            f"ISIC-2017_{part}_Part1_GroundTruth",
+            count,
+            NAME,
+            test=part == "Test_v2",
+        )
+        for part, count in PARTS.items()
+    )
+    return Source(
+        name=NAME,
+        description="Skin lesions in dermoscopy: ISIC 2017, part 1, with the official split.",
+        reference="https://challenge.isic-archive.com/landing/2017",
+        licence="see the challenge's page",
+        channel_names=RGB,
+        labels=LABELS,
+        file_ending=".png",
+        cases=(*train, *validation, *test),
+        write_case=partial(write_case, read_mask=partial(black_and_white_mask, threshold=threshold)),
+        splits=(
+            Split(
+                tuple(case.name for case in train),
+                tuple(case.name for case in validation),
+                "the challenge and DANIE",
+            ),
+        ),
+    )
