@@ -14,8 +14,8 @@ from nnunetv2_ext.trainers.base import nnUNetTrainerExt
 
 # Constructor arguments over those of trainer and plan; networks that take their widths from the plan are not here.
 NARROW: dict[type[SegmentationNetwork], Mapping[str, Any]] = {
-    NNFormer: {"embed_dim": 16, "num_heads": [2, 4, 8, 16]},
-    SwinUNETR: {"feature_size": 8, "num_heads": [1, 2, 4, 8]},
+    NNFormer: {"embed_dim": 16, "num_heads": [2, 4, 8, 16], "depths": [2, 1, 1, 1]},
+    SwinUNETR: {"feature_size": 8, "num_heads": [1, 2, 4, 8], "depths": [2, 1, 1, 1]},
 }
 
 
