@@ -29,8 +29,8 @@ NARROW: dict[type[SegmentationNetwork], Mapping[str, Any]] = {
         "widths": [32, 32, 32, 32],
         "backbone_settings": {"embed_dim": [32, 32, 32, 32], "depths": [1, 1, 1, 1], "stem_width": [16, 32]},
     },
-    NNFormer: {"embed_dim": 16, "num_heads": [2, 4, 8, 16]},
-    SwinUNETR: {"feature_size": 8, "num_heads": [1, 2, 4, 8]},
+    NNFormer: {"embed_dim": 16, "num_heads": [2, 4, 8, 16], "depths": [2, 1, 1, 1]},
+    SwinUNETR: {"feature_size": 8, "num_heads": [1, 2, 4, 8], "depths": [2, 1, 1, 1]},
     SwinUNet: {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 4)},
     DATransUNet: {
         "stem_width": 32,
