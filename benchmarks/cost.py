@@ -17,17 +17,25 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.da_transunet import DATransUNet
+from nnunetv2_ext.architectures.danie import DANIE
+from nnunetv2_ext.architectures.danie import PRESETS as DANIE_PRESETS
 from nnunetv2_ext.architectures.dca import DCA
 from nnunetv2_ext.architectures.dca_planned import DCAPlannedNetwork
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.nnformer import NNFormer
 from nnunetv2_ext.architectures.peca_net import PRESETS, PECANet
+from nnunetv2_ext.architectures.swin_unet import SwinUNet
+from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
 from nnunetv2_ext.architectures.unets.double_unet import DoubleUNet
 from nnunetv2_ext.architectures.unets.multi_res_unet import MultiResUNet
 from nnunetv2_ext.architectures.unets.r2unet import R2UNet
@@ -95,6 +103,22 @@ class Comparison:
     networks: dict[str, Callable[[], nn.Module]]
 
 
+CHECKPOINTING = ", `nnUNet_ext_checkpointing=1`"
+
+
+def with_reca_and_checkpointing(
+    networks: dict[str, Callable[..., nn.Module]], *sizes: int, **settings: Any
+) -> dict[str, Callable[[], nn.Module]]:
+    """Name each network with self-attention and with RecA, and the latter with recomputation."""
+    return {
+        name + (" with RecA" if reca else "") + CHECKPOINTING * checkpointing: partial(
+            network, *sizes, reca=reca, checkpointing=checkpointing, **settings
+        )
+        for name, network in networks.items()
+        for reca, checkpointing in ((False, False), (True, False), (True, True))
+    }
+
+
 U_NETS: dict[str, Callable[..., nn.Module]] = {
     "U-Net": UNet,
     "V-Net": VNet,
@@ -137,6 +161,27 @@ COMPARISONS = {
             name + (" with DCA" if dca else ""): lambda network=network, dca=dca: network(3, 1, dca=dca)
             for name, network in U_NETS.items()
             for dca in (False, True)
+        },
+    ),
+    "reca_3d": Comparison(
+        "14 classes",
+        (1, 96, 96, 96),
+        with_reca_and_checkpointing({"SwinUNETR": SwinUNETR, "nnFormer": NNFormer}, 1, 14, patch_size=(96, 96, 96)),
+    ),
+    "reca_2d": Comparison(
+        "9 classes",
+        (1, 224, 224),
+        with_reca_and_checkpointing({"Swin-Unet": SwinUNet, "DA-TransUNet": DATransUNet}, 1, 9, patch_size=(224, 224)),
+    ),
+    "danie": Comparison(
+        "9 classes",
+        (3, 256, 256),
+        {
+            f"DANIE-{size}" + CHECKPOINTING * checkpointing: partial(
+                DANIE, 3, 9, patch_size=(256, 256), checkpointing=checkpointing, **settings
+            )
+            for size, settings in DANIE_PRESETS.items()
+            for checkpointing in (False, True)
         },
     ),
 }
