@@ -32,6 +32,12 @@ def trainer_class(entry: TrainerEntry) -> type:
     return getattr(importlib.import_module(entry.module), entry.name)
 
 
+def family_of(entry: TrainerEntry) -> list[TrainerEntry]:
+    """Give the trainers of one network, in the order of the catalog: the last one has what the others have."""
+    network = trainer_class(entry).network_class
+    return [other for other in ENTRIES if trainer_class(other).network_class is network]
+
+
 def is_large(plan: Plan) -> bool:
     return math.prod(plan.small().patch_size) > FAST_LIMIT
 
@@ -41,10 +47,7 @@ def cases(plans: list[Plan], *, in_turns: bool = False) -> list:
 
     Trainers of one network share the large plans among them, one after the other, or, `in_turns`, all plans.
     """
-    families = [
-        [entry for entry in ENTRIES if trainer_class(entry).network_class is trainer_class(first).network_class]
-        for first in ENTRIES
-    ]
+    families = [family_of(entry) for entry in ENTRIES]
     return [
         pytest.param(
             entry,
@@ -60,6 +63,21 @@ def cases(plans: list[Plan], *, in_turns: bool = False) -> list:
 
 def smallest_cases() -> list:
     return cases([plan for plan in PLANS if plan.name in SMALLEST.values()])
+
+
+def compiles_for_training(entry: TrainerEntry, plan: Plan) -> bool:
+    """Whether a trainer is the last of its family, and the plan of the largest dimension that it serves."""
+    return family_of(entry)[-1] is entry and len(plan.patch_size) == max(entry.dims)
+
+
+def compilation_cases() -> list:
+    """Pair trainers with the smallest plans: of each network the last trainer for training, the first in 2D."""
+    return [
+        case
+        for case in smallest_cases()
+        if compiles_for_training(*case.values)
+        or (family_of(case.values[0])[0] is case.values[0] and len(case.values[1].patch_size) == 2)
+    ]
 
 
 def as_list(outputs: Tensor | list[Tensor]) -> list[Tensor]:
@@ -182,24 +200,6 @@ class TestAnyNetwork:
         assert all(torch.equal(a, b) for a, b in zip(as_list(network(x)), as_list(other(x)), strict=True))
         assert type(pickle.loads(pickle.dumps(network))) is type(network)
 
-    @pytest.mark.slow
-    def test_compiles_into_one_graph(self, entry: TrainerEntry, plan: Plan) -> None:
-        """In training mode in 3D, in evaluation mode in 2D."""
-        training = len(plan.patch_size) == 3
-        network = self.build(entry, plan).train(training)
-        torch._dynamo.reset()
-        x = torch.randn(2, 2, *network.patch_size)
-        # A second graph, or a break between two, is an error of `fullgraph`.
-        compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-        outputs = as_list(compiled(x))
-        if training:
-            sum(output.sum() for output in outputs).backward()
-        else:
-            for got, expected in zip(outputs, as_list(network(x)), strict=True):
-                assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max().item())
-            network.decoder.deep_supervision = False
-            assert isinstance(compiled(x), Tensor)
-
     def test_weight_decay_exemptions_are_parameters(self, entry: TrainerEntry, plan: Plan) -> None:
         network = self.build(entry, plan)
         assert network.parameters_without_weight_decay() <= {name for name, _ in network.named_parameters()}
@@ -223,3 +223,24 @@ class TestAnyNetwork:
             outputs.append(as_list(network.eval()(x)))
         assert kept[1] < kept[0]
         assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("entry", "plan"), compilation_cases())
+def test_compiles_into_one_graph(entry: TrainerEntry, plan: Plan) -> None:
+    """For training, gradients included, and for evaluation with the switch turned in between."""
+    training = compiles_for_training(entry, plan)
+    torch.manual_seed(0)
+    network = trainer_class(entry).build_network(plan.narrow(), 2, 3).train(training)
+    torch._dynamo.reset()
+    x = torch.randn(2, 2, *network.patch_size)
+    # A second graph, or a break between two, is an error of `fullgraph`.
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    outputs = as_list(compiled(x))
+    if training:
+        sum(output.sum() for output in outputs).backward()
+    else:
+        for got, expected in zip(outputs, as_list(network(x)), strict=True):
+            assert torch.allclose(got, expected, atol=1e-4 * expected.abs().max().item())
+        network.decoder.deep_supervision = False
+        assert isinstance(compiled(x), Tensor)
