@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -29,7 +30,9 @@ from nnunetv2_ext.architectures import danie, peca_net
 from nnunetv2_ext.architectures.danie import DANIE
 from nnunetv2_ext.architectures.danie import PRESETS as PRESETS_OF_DANIE
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.nnformer import NNFormer
 from nnunetv2_ext.architectures.peca_net import PRESETS, PECANet
+from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.cli import build_parser
 from nnunetv2_ext.cost import estimate_cost
@@ -46,6 +49,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 PECA_NET = ROOT / "docs" / "networks" / "peca_net.md"
 DANIE_PAGE = ROOT / "docs" / "networks" / "danie.md"
+RECA = ROOT / "docs" / "networks" / "reca.md"
+SWIN_UNETR = ROOT / "docs" / "networks" / "swin_unetr.md"
+NNFORMER = ROOT / "docs" / "networks" / "nnformer.md"
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -321,10 +327,12 @@ def test_table_of_presets() -> None:
         assert number(rows["the same with auxiliary heads"][index]) == counts[1]
 
 
-def test_table_of_plans() -> None:
-    def sizes(cell: str) -> list[tuple[int, ...]]:
-        return [tuple(int(value) for value in size.split(",")) for size in cell.split()]
+def sizes(cell: str) -> list[tuple[int, ...]]:
+    """Read sizes, one value an axis, that spaces separate."""
+    return [tuple(int(value) for value in size.split(",")) for size in cell.split()]
 
+
+def test_table_of_plans() -> None:
     for patch, channels, classes, poolings, stem, later, tokens, without, with_heads in table(PECA_NET, "patch"):
         geometry = Geometry.from_strides([int(size) for size in patch.split()], sizes(poolings))
         settings = PECANet.settings_from_plan(geometry)
@@ -401,3 +409,76 @@ def test_table_of_published_weights() -> None:
         for name, model in shown.items():
             trainer = find_trainer(name)
             assert trainer.imagenet_weights(trainer.build_network(geometry, 3, 2)).model == model
+
+
+# Numbers of the pages about RecA's networks
+
+
+@pytest.mark.parametrize(("document", "network"), [(SWIN_UNETR, SwinUNETR), (NNFORMER, NNFormer)])
+def test_settings_of_the_window_networks(document: Path, network: type) -> None:
+    """The table has each argument's default; None stands for what it says."""
+    defaults = {name: one.default for name, one in inspect.signature(network).parameters.items()}
+    for argument, value, _ in table(document, "argument"):
+        default = defaults.pop(argument.strip("`"))
+        value = value.strip("`")
+        if default is not None:
+            assert (value if isinstance(default, str) else ast.literal_eval(value)) == default
+    assert defaults.keys() == {"input_channels", "num_classes", "checkpointing", "deep_supervision"}
+    with torch.device("meta"):
+        written = {argument.strip("`"): cell for argument, cell, _ in table(document, "argument")}
+        given = {name: ast.literal_eval(written[name]) for name in ("strides", "embedding_stride") if name in written}
+        rows = network(1, 5).describe_stages()
+        assert network(1, 5, **given).describe_stages() == rows
+
+
+def test_plans_of_swin_unetr() -> None:
+    for patch, poolings, strides, bottom in table(SWIN_UNETR, "patch"):
+        geometry = Geometry.from_strides([int(size) for size in patch.split()], sizes(poolings))
+        settings = SwinUNETR.settings_from_plan(geometry)
+        assert list(settings["strides"]) == sizes(strides)
+        with torch.device("meta"):
+            assert [SwinUNETR(1, 3, **settings).grids[-1]] == sizes(bottom)
+
+
+def test_plans_of_nnformer() -> None:
+    for patch, poolings, embedding, strides, first, last in table(NNFORMER, "patch"):
+        geometry = Geometry.from_strides([int(size) for size in patch.split()], sizes(poolings))
+        settings = NNFormer.settings_from_plan(geometry)
+        assert [settings["embedding_stride"]] == sizes(embedding)
+        assert list(settings["strides"]) == sizes(strides)
+        with torch.device("meta"):
+            grids = NNFormer(1, 3, **settings).grids
+        assert [grids[0], grids[-1]] == [*sizes(first), *sizes(last)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("document", "network", "multiply_adds", "authors_mib"),
+    [(SWIN_UNETR, SwinUNETR, "318.1 G", 4632), (NNFORMER, NNFormer, "176.4 G", 2625)],
+)
+def test_memory_of_the_window_networks(document: Path, network: type, multiply_adds: str, authors_mib: int) -> None:
+    rows = {row[0]: row[1:] for row in table(document, "network | by default")}
+    assert len(rows) == 2
+    for name, cells in rows.items():
+        reca = name.endswith("with RecA")
+        for cell, checkpointing in zip(cells, (False, True), strict=True):
+            cost = estimate_cost(
+                lambda reca=reca, checkpointing=checkpointing: network(1, 5, reca=reca, checkpointing=checkpointing)
+            )
+            assert f"{cost.kept_bytes / 2**20:,.0f} MiB" == cell
+            assert cost.kept_bytes / 2**20 < authors_mib * (0.2 if checkpointing else 0.6)
+            assert f"{cost.multiply_adds / 1e9:.1f} G" == multiply_adds
+    assert f"{authors_mib:,} MiB" in prose(document)
+    assert multiply_adds in prose(document)
+
+
+def test_golden_files_of_recas_networks_are_named() -> None:
+    named = {
+        name
+        for document in (RECA, SWIN_UNETR, NNFORMER)
+        for row in table(document, "golden file")
+        for name in re.findall(r"`([^`]+)`", row[0])
+    }
+    assert named == {
+        name for system in ("reca_3d_", "reca_swinunetr-", "reca_nnformer-") for name in golden_files.names(system)
+    }

@@ -14,7 +14,6 @@ from nnunetv2_ext.weights.authors import fit_tensors, without_ignored
 from nnunetv2_ext.weights.files import WeightsError
 from tests import golden_files
 
-MIB = 2**20
 GOLDEN = [
     pytest.param(name, marks=pytest.mark.slow if name.endswith("-paper") else ())
     for name in golden_files.names("reca_swinunetr-")
@@ -186,14 +185,6 @@ def test_no_weight_decay_on_norms_biases_and_position_tables() -> None:
     kept = {name for name, _ in network.named_parameters()} - exempt
     assert {block + "attention.qkv.weight", "encoder.stages.0.merging.reduction.weight"} <= kept
     assert all(name.endswith(".weight") and "norm" not in name for name in kept)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_memory_at_the_authors_size(checkpointing: bool) -> None:
-    """The authors' code keeps 4632 MiB for the backward pass."""
-    cost = estimate_cost(lambda: SwinUNETR(1, 5, reca=True, checkpointing=checkpointing))
-    assert cost.kept_bytes <= (600 if checkpointing else 2100) * MIB
-    assert cost.multiply_adds == pytest.approx(318.1e9, rel=1e-3)
 
 
 def test_estimated_cost_is_the_real_one() -> None:
