@@ -116,3 +116,28 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nnU-Net's pools be threads: processes would import torch anew, which takes most of the time of small data."""
     monkeypatch.setattr("multiprocessing.get_context", lambda *_: SimpleNamespace(Pool=ThreadPool))
     monkeypatch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
+
+
+@pytest.fixture
+def plan_and_preprocess(_threads: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
+    """Give what `nnUNetv2_plan_and_preprocess` calls, for a dataset and a configuration, in this process."""
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+        extract_fingerprint_dataset,
+        plan_experiment_dataset,
+        preprocess_dataset,
+    )
+
+    # nnU-Net draws a hundred million voxels; the statistics of intensities do not matter here.
+    collect = DatasetFingerprintExtractor.collect_foreground_intensities
+    monkeypatch.setattr(
+        *(DatasetFingerprintExtractor, "collect_foreground_intensities"),
+        staticmethod(lambda labels, images, seed=1234, num_samples=0: collect(labels, images, seed, 100)),
+    )
+
+    def run(number: int, configuration: str) -> None:
+        extract_fingerprint_dataset(number, num_processes=1, show_progress_bar=False)
+        plan_experiment_dataset(number)
+        preprocess_dataset(number, configurations=(configuration,), num_processes=(1,), show_progress_bar=False)
+
+    return run

@@ -1,4 +1,4 @@
-"""A 3D and a 2D dataset from the miniature download to predictions, with the stock commands."""
+"""A 3D and a 2D dataset from the miniature download to predictions, trained and predicted by the stock commands."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def test_convert_plan_train_predict(
     tmp_path: Path,
     folders: SimpleNamespace,
     make_source: Callable[[str], Path],
+    plan_and_preprocess: Callable[[int, str], None],
     dataset: str,
     number: str,
     configuration: str,
@@ -48,9 +49,7 @@ def test_convert_plan_train_predict(
         return run(*words, environment={**environment, **variables}, cwd=tmp_path)
 
     cli.main(["convert", dataset, "-i", str(source), "-np", "1"])
-    command(
-        *("nnUNetv2_plan_and_preprocess", "-d", number, "-c", configuration, "-np", "1", "-npfp", "1", "--no_pbar"),
-    )
+    plan_and_preprocess(int(number), configuration)
     (planned,) = folders.preprocessed.iterdir()
     command("nnUNetv2_train", number, configuration, fold, "-tr", TRAINER, "-device", "cpu", nnUNet_n_proc_DA="0")
     (model,) = (folders.results / planned.name).iterdir()

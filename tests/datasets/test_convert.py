@@ -49,14 +49,10 @@ def test_each_dataset_has_a_miniature() -> None:
 
 
 @pytest.mark.parametrize("name", MINIATURES)
-def test_planned_and_preprocessed_by_nnunet(name: str, run: Run, folders: SimpleNamespace, monkeypatch) -> None:
-    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+def test_planned_and_preprocessed_by_nnunet(
+    name: str, run: Run, folders: SimpleNamespace, plan_and_preprocess, monkeypatch
+) -> None:
     from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
-    from nnunetv2.experiment_planning.plan_and_preprocess_api import (
-        extract_fingerprint_dataset,
-        plan_experiment_dataset,
-        preprocess_dataset,
-    )
 
     report = run(name)
     miniature = MINIATURES[name]
@@ -67,17 +63,9 @@ def test_planned_and_preprocessed_by_nnunet(name: str, run: Run, folders: Simple
     if miniature.test:
         assert len(names(report.folder / "imagesTs")) == miniature.test * report.source.n_image_files
     assert f"nnUNetv2_plan_and_preprocess -d {number}" in format_report(report)
-    # nnU-Net draws ten million voxels; the statistics of intensities do not matter here.
-    collect = DatasetFingerprintExtractor.collect_foreground_intensities
-    monkeypatch.setattr(
-        *(DatasetFingerprintExtractor, "collect_foreground_intensities"),
-        staticmethod(lambda labels, images, seed=1234, num_samples=0: collect(labels, images, seed, 100)),
-    )
-    extract_fingerprint_dataset(number, num_processes=1, show_progress_bar=False)
     # How large the networks may be depends on the memory alone; estimating it takes most of the time of planning.
     monkeypatch.setattr(ExperimentPlanner, "static_estimate_VRAM_usage", staticmethod(lambda *a, **k: 1))
-    plan_experiment_dataset(number)
-    preprocess_dataset(number, configurations=("2d",), num_processes=(1,), show_progress_bar=False)
+    plan_and_preprocess(number, "2d")
     cases = {path.stem for path in (folders.preprocessed / dataset / "nnUNetPlans_2d").glob("*.pkl")}
     assert cases == {case.name for case in report.source.training_cases}
     splits = folders.preprocessed / dataset / "splits_final.json"
