@@ -594,11 +594,7 @@ class DANIE(SegmentationNetwork):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map an image (B, input_channels, *patch_size) to logits (B, num_classes, *patch_size), or a list of them."""
-        if tuple(x.shape[1:]) != (self.input_channels, *self.patch_size):
-            raise ValueError(
-                f"This DANIE was built for {self.input_channels} channels and patch size {self.patch_size}, and got "
-                f"{x.shape[1]} channels and size {tuple(x.shape[2:])}: build it for that size, or tile the image."
-            )
+        self.check_size(x)
         height, width = (to - size for to, size in zip(self.padded_size, self.patch_size, strict=True))
         if height or width:
             x = F.pad(x, (0, width, 0, height))

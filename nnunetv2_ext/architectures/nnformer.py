@@ -37,6 +37,7 @@ from nnunetv2_ext.architectures.reca import (
     WindowLayout,
     WindowPositionBias,
     clip_window,
+    describe_window_stages,
     norms_biases_and_tables,
     run_blocks,
 )
@@ -513,23 +514,7 @@ class NNFormer(SegmentationNetwork):
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each encoder stage."""
-        rows = []
-        for number, stage in enumerate(self.encoder.stages):
-            block = stage.blocks[0]
-            rows.append(
-                {
-                    "stage": number + 1,
-                    "stride": self.strides[number],
-                    "grid": self.grids[number],
-                    "channels": block.mlp.fc2.out_features,
-                    "heads": block.attention.num_heads,
-                    "window": block.layout.window,
-                    "windows": math.prod(block.layout.counts),
-                    "shift": stage.blocks[-1].layout.shift,
-                    "blocks": len(stage.blocks),
-                }
-            )
-        return rows
+        return describe_window_stages(self.encoder.stages, self.strides)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map an image (B, input_channels, *patch_size) to logits (B, num_classes, *patch_size), or a list of them."""

@@ -43,6 +43,7 @@ __all__ = [
     "WindowLayout",
     "WindowPositionBias",
     "clip_window",
+    "describe_window_stages",
     "norms_biases_and_tables",
     "position_rows",
     "recurrent_attention",
@@ -568,6 +569,29 @@ class PatchMerging(nn.Module):
             for offset in self.offsets
         ]
         return self.reduction(self.norm(torch.cat(parts, dim=-1)))
+
+
+def describe_window_stages(stages: Iterable[nn.Module], strides: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Give one row for each stage, for people to read.
+
+    Args:
+        stages: each with its `WindowBlock`s as `blocks`.
+        strides: the stride that leads to each.
+    """
+    return [
+        {
+            "stage": number,
+            "stride": stride,
+            "grid": stage.blocks[0].layout.grid,
+            "channels": stage.blocks[0].mlp.fc2.out_features,
+            "heads": stage.blocks[0].attention.num_heads,
+            "window": stage.blocks[0].layout.window,
+            "windows": math.prod(stage.blocks[0].layout.counts),
+            "shift": stage.blocks[-1].layout.shift,
+            "blocks": len(stage.blocks),
+        }
+        for number, (stage, stride) in enumerate(zip(stages, strides, strict=False), start=1)
+    ]
 
 
 def norms_biases_and_tables(network: nn.Module) -> set[str]:

@@ -32,6 +32,7 @@ from nnunetv2_ext.architectures.reca import (
     PatchMerging,
     WindowBlock,
     clip_window,
+    describe_window_stages,
     norms_biases_and_tables,
     run_blocks,
 )
@@ -327,22 +328,7 @@ class SwinUNETR(SegmentationNetwork):
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each encoder stage, and one for the bottom."""
-        rows = []
-        for number, stage in enumerate(self.encoder.stages):
-            block = stage.blocks[0]
-            rows.append(
-                {
-                    "stage": number + 1,
-                    "stride": self.strides[number],
-                    "grid": self.grids[number],
-                    "channels": block.mlp.fc2.out_features,
-                    "heads": block.attention.num_heads,
-                    "window": block.layout.window,
-                    "windows": math.prod(block.layout.counts),
-                    "shift": stage.blocks[-1].layout.shift,
-                    "blocks": len(stage.blocks),
-                }
-            )
+        rows = describe_window_stages(self.encoder.stages, self.strides)
         bottom = dict.fromkeys(rows[0], "")
         bottom.update(
             stage="bottom", stride=self.strides[-1], grid=self.grids[-1], channels=self.bottom.conv1.out_channels

@@ -29,6 +29,7 @@ from tqdm import tqdm
 from nnunetv2_ext.datasets.registry import check_options, find_dataset
 from nnunetv2_ext.datasets.source import Case, CaseWriter, Source, count_phrase
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.workers import end_with_parent
 
 __all__ = ["Report", "collect_dataset", "convert", "default_processes", "format_report", "write_source"]
 
@@ -301,7 +302,7 @@ def _run(write_one: Any, cases: tuple[Case, ...], processes: int) -> Iterator[tu
         yield from map(write_one, cases)
         return
     executor = ProcessPoolExecutor(
-        min(processes, len(cases)), mp_context=multiprocessing.get_context("spawn"), initializer=_prepare_worker
+        min(processes, len(cases)), mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
     )
     try:
         for future in as_completed([executor.submit(write_one, case) for case in cases]):
@@ -310,18 +311,6 @@ def _run(write_one: Any, cases: tuple[Case, ...], processes: int) -> Iterator[tu
         raise UserError("A worker process died, mostly for lack of memory: use fewer of them with -np.") from error
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _prepare_worker() -> None:
-    """Leave Ctrl+C to the parent, and end at once when the parent was killed, even in the middle of a file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
 
 
 # What goes beside the cases

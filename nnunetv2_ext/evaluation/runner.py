@@ -7,9 +7,7 @@ import math
 import multiprocessing
 import os
 import shutil
-import signal
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +23,7 @@ from nnunetv2_ext.evaluation.images import FILE_ENDINGS
 from nnunetv2_ext.evaluation.labels import LabelMap, find_labels
 from nnunetv2_ext.evaluation.protocols import Protocol, find_protocol
 from nnunetv2_ext.evaluation.report import Evaluation, write_files
+from nnunetv2_ext.workers import end_with_parent
 
 __all__ = ["evaluate_folders", "pair_files"]
 
@@ -181,7 +180,7 @@ def _score_in_parallel(
     score: Callable[[Path, Path], CaseScores], pairs: list[tuple[Path, Path]], processes: int, progress: tqdm
 ) -> list[CaseScores]:
     # Fresh processes, as nnU-Net makes them: a copy of this one could hold locks of threads that it does not have.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=end_with_parent)
     try:
         futures = [pool.submit(score, *pair) for pair in pairs]
         for future in as_completed(futures):
@@ -198,18 +197,6 @@ def _score_in_parallel(
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _end_with_parent() -> None:
-    """Prepare a worker: it leaves an interruption to its parent, and does not outlive it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 # Files

@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 
 from nnunetv2_ext.architectures.da_transunet import SKIPS, DATransUNet
 from nnunetv2_ext.weights.imagenet import ImageNetWeights, Source
+from nnunetv2_ext.weights.renaming import compile_rules, rename
 
 __all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build", "imagenet_weights", "resize_positions"]
 
@@ -24,9 +25,8 @@ SEGMENTATION_LAYERS = re.compile(r"^segmentation_head\.")
 IGNORED = re.compile(r"\.(conv6|conv7)\.|^decoder\.blocks\.(?!0\.da3\.|1\.da2\.)\d+\.da\d+\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a module.
-_RENAMED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_RENAMED = compile_rules(
+    (
         (r"^stem\.root\.", "transformer.embeddings.hybrid_model.root.conv."),
         (r"^stem\.root_norm\.", "transformer.embeddings.hybrid_model.root.gn."),
         (r"^stem\.blocks\.(\d+)\.(\d+)\.", lambda match: _unit(int(match[1]) + 1, int(match[2]) + 1)),
@@ -55,7 +55,7 @@ _RENAMED = [
         (r"\.channel_out\.", ".conv52."),
         (r"\.mix\.", ".conv8.1."),
     )
-]
+)
 
 
 def _unit(block: int, unit: int) -> str:
@@ -64,9 +64,7 @@ def _unit(block: int, unit: int) -> str:
 
 def authors_name(name: str) -> str:
     """Give the name that the authors' code has for a tensor of `DATransUNet`."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
+    return rename(name, _RENAMED)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
@@ -86,9 +84,8 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 
 
 # From our names to timm's.
-_TIMM_NAMES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_TIMM_NAMES = compile_rules(
+    (
         (r"^stem\.root\.", "patch_embed.backbone.stem.conv."),
         (r"^stem\.root_norm\.", "patch_embed.backbone.stem.norm."),
         (
@@ -109,7 +106,7 @@ _TIMM_NAMES = [
         (r"^transformer\.layers\.(\d+)\.(fc\d)\.", r"blocks.\1.mlp.\2."),
         (r"^transformer\.norm\.", "norm."),
     )
-]
+)
 _THIRDS = ("query", "key", "value")
 
 

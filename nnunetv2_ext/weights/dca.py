@@ -9,15 +9,15 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_ext.architectures.dca import DCA, ChannelCrossAttention, DualAttentionBlock, SpatialCrossAttention
+from nnunetv2_ext.weights.renaming import compile_rules, rename
 
 __all__ = ["SEGMENTATION_LAYERS", "authors_name", "build"]
 
 # The module has no layer that depends on the classes of a dataset.
 SEGMENTATION_LAYERS = re.compile(r"(?!)")
 
-_RENAMED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_RENAMED = compile_rules(
+    (
         (r"^token_projections\.(\d+)\.", r"avg_map.\1.proj.depthwise."),
         (r"^blocks\.(\d+)\.", r"attention.\1."),
         (r"(^|\.)channel_norms\.", r"\1channel_norm."),
@@ -31,14 +31,12 @@ _RENAMED = [
         (r"^updates\.(\d+)\.mix\.", r"upconvs.\1.conv.conv."),
         (r"^updates\.(\d+)\.norm\.", r"bn_relu.\1.0."),
     )
-]
+)
 
 
 def authors_name(name: str) -> str:
     """Give the name that the authors' code has for a tensor of `DCA` or of one of its modules."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
+    return rename(name, _RENAMED)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_ext.architectures.nnformer import NNFormer
+from nnunetv2_ext.weights.renaming import compile_rules, rename
 
 __all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build"]
 
@@ -28,9 +29,8 @@ _EMBEDDING = {
     "norm4": "norm",
 }
 
-_RENAMED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_RENAMED = compile_rules(
+    (
         (r"^encoder\.embedding\.(\w+)\.", lambda match: f"model_down.patch_embed.{_EMBEDDING[match[1]]}."),
         (r"^encoder\.stages\.", "model_down.layers."),
         (r"^encoder\.downsamplings\.(\d+)\.norm\.", r"model_down.layers.\1.downsample.norm."),
@@ -47,14 +47,12 @@ _RENAMED = [
         (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
         (r"\.mlp\.norm\.", ".norm2."),
     )
-]
+)
 
 
 def authors_name(name: str) -> str:
     """Give the name that the authors' code has for a tensor of `NNFormer`."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
+    return rename(name, _RENAMED)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

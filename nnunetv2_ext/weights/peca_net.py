@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_ext.architectures.peca_net import PairedAttention, ParallelInteraction, PECANet
+from nnunetv2_ext.weights.renaming import compile_rules, rename
 
 __all__ = ["SEGMENTATION_LAYERS", "authors_name", "build"]
 
@@ -16,9 +17,8 @@ __all__ = ["SEGMENTATION_LAYERS", "authors_name", "build"]
 SEGMENTATION_LAYERS = re.compile(r"^out\d+\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a module.
-_RENAMED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_RENAMED = compile_rules(
+    (
         (r"^encoder\.stages\.(\d+)\.downsample\.0\.", r"unetr_pp_encoder.downsample_layers.\1.0.conv."),
         (r"^encoder\.stages\.(\d+)\.downsample\.1\.", r"unetr_pp_encoder.downsample_layers.\1.1."),
         (r"^encoder\.stages\.(\d+)\.blocks\.(\d+)\.", r"unetr_pp_encoder.stages.\1.\2."),
@@ -50,14 +50,12 @@ _RENAMED = [
         (r"(^|\.)channel_squeeze\.", r"\1cSE.Conv_Squeeze."),
         (r"(^|\.)channel_excite\.", r"\1cSE.Conv_Excitation."),
     )
-]
+)
 
 
 def authors_name(name: str) -> str:
     """Give the name that the authors' code has for a tensor of `PECANet` or of one of its modules."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
+    return rename(name, _RENAMED)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Size, Tensor, nn
 
 from nnunetv2_ext.architectures.swin_unet import PATCH, STEM_CHANNELS, SwinUNet
 from nnunetv2_ext.weights.imagenet import ImageNetWeights, Source
+from nnunetv2_ext.weights.renaming import compile_rules, rename
 
 __all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build", "imagenet_weights", "resize_position_table"]
 
@@ -23,9 +24,8 @@ SEGMENTATION_LAYERS = re.compile(r"^swin_unet\.output\.")
 IGNORED = re.compile(r"(^|\.)(relative_position_index|attn_mask)$|^swin_unet\.decoder0\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a block.
-_RENAMED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_RENAMED = compile_rules(
+    (
         (r"^embedding\.project\.", "swin_unet.patch_embed.proj."),
         (r"^embedding\.norm\.", "swin_unet.patch_embed.norm."),
         (r"^stages\.", "swin_unet.layers."),
@@ -43,14 +43,12 @@ _RENAMED = [
         (r"(\.blocks\.\d+)\.norm\.", r"\1.norm1."),
         (r"(\.blocks\.\d+)\.mlp\.norm\.", r"\1.norm2."),
     )
-]
+)
 
 
 def authors_name(name: str) -> str:
     """Give the name that the authors' code has for a tensor of `SwinUNet`."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
+    return rename(name, _RENAMED)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
@@ -75,16 +73,15 @@ def build(config: Mapping[str, Any]) -> nn.Module:
 
 
 # From the authors' names to timm's. Like the authors, decoder levels start from the encoder stage of the same grid.
-_TIMM_NAMES = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_TIMM_NAMES = compile_rules(
+    (
         (r"^swin_unet\.(patch_embed|norm)\.", r"\1."),
         # timm merges at the start of a stage.
         (r"^swin_unet\.layers\.(\d+)\.downsample\.", lambda match: f"layers.{int(match[1]) + 1}.downsample."),
         (r"^swin_unet\.layers\.(\d+)\.blocks\.", r"layers.\1.blocks."),
         (r"^swin_unet\.layers_up\.(\d+)\.blocks\.", lambda match: f"layers.{3 - int(match[1])}.blocks."),
     )
-]
+)
 
 
 def resize_position_table(window: tuple[int, ...]) -> Callable[[Tensor, Size], Tensor]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
+from nnunetv2_ext.weights.renaming import compile_rules, rename
 
 __all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build"]
 
@@ -17,9 +18,8 @@ SEGMENTATION_LAYERS = re.compile(r"^out\.")
 # Follows from the window.
 IGNORED = re.compile(r"\.relative_position_index$")
 
-_RENAMED = [
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
+_RENAMED = compile_rules(
+    (
         (r"^encoder\.embedding\.", "swinViT.patch_embed.proj."),
         (r"^encoder\.stages\.(\d+)\.", lambda match: f"swinViT.layers{int(match[1]) + 1}.0."),
         (r"\.merging\.", ".downsample."),
@@ -36,14 +36,12 @@ _RENAMED = [
         (r"^decoder\.levels\.(\d+)\.block\.", lambda match: f"decoder{5 - int(match[1])}.conv_block."),
         (r"^decoder\.seg_layers\.0\.", "out.conv.conv."),
     )
-]
+)
 
 
 def authors_name(name: str) -> str:
     """Give the name that MONAI and the authors of RecA have for a tensor of `SwinUNETR`."""
-    for pattern, replacement in _RENAMED:
-        name = pattern.sub(replacement, name)
-    return name
+    return rename(name, _RENAMED)
 
 
 def build(config: Mapping[str, Any]) -> nn.Module:
