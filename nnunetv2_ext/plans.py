@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.files import whole_file
 from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
 
 __all__ = ["network_names", "write_network_plans"]
@@ -109,10 +109,6 @@ def write_network_plans(
     path = planned.folder / f"{new_name}.json"
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: use it, or write it anew with --overwrite.")
-    partial = path.with_suffix(".partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_text(json.dumps(plans, indent=4), encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path, left_out

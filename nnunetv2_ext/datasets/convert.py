@@ -29,6 +29,7 @@ from tqdm import tqdm
 from nnunetv2_ext.datasets.registry import check_options, find_dataset
 from nnunetv2_ext.datasets.source import Case, CaseWriter, Source, count_phrase
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.files import whole_file
 from nnunetv2_ext.workers import end_with_parent
 
 __all__ = ["Report", "collect_dataset", "convert", "default_processes", "format_report", "write_source"]
@@ -368,12 +369,8 @@ def _place_splits(preprocessed: Path, splits: list[dict[str, list[str]]]) -> lis
     path = preprocessed / SPLITS_FILE
     if splits:
         preprocessed.mkdir(parents=True, exist_ok=True)
-        partial_file = path.with_suffix(".partial")
-        try:
+        with whole_file(path) as partial_file:
             _write_json(partial_file, splits)
-            os.replace(partial_file, path)
-        finally:
-            partial_file.unlink(missing_ok=True)
     elif path.is_file():
         remarks.append(f"{path} has folds of the dataset that was replaced; this one has none: remove the file.")
     return remarks

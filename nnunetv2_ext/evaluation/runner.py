@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import math
 import multiprocessing
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from nnunetv2_ext.evaluation.images import FILE_ENDINGS
 from nnunetv2_ext.evaluation.labels import LabelMap, find_labels
 from nnunetv2_ext.evaluation.protocols import Protocol, find_protocol
 from nnunetv2_ext.evaluation.report import Evaluation, write_files
+from nnunetv2_ext.files import prepare_output, whole_folder
 from nnunetv2_ext.workers import end_with_parent
 
 __all__ = ["evaluate_folders", "pair_files"]
@@ -64,7 +61,7 @@ def evaluate_folders(
     """
     protocol = find_protocol(protocol_name)
     output = prediction / f"evaluation_{protocol.name}" if output is None else output
-    _check_output(output, overwrite=overwrite)
+    prepare_output(output, kind="an earlier evaluation", holds=("summary.json",), overwrite=overwrite)
     ending, pairs = pair_files(reference, prediction, only_predicted=only_predicted)
     label_map = find_labels(labels, protocol.labels, _find_dataset_json(reference, prediction))
     tolerance, tolerances = _resolve_tolerances(protocol, label_map, tolerance)
@@ -80,7 +77,7 @@ def evaluate_folders(
         odd = next(case for case in cases if not case.has_spacing)
         raise UserError(f"{odd.reference} does not say how large a voxel is, other references do: write them alike.")
     evaluation = Evaluation(protocol, label_map, tolerance, ending, tuple(cases))
-    with _whole_folder(output) as folder:
+    with whole_folder(output) as folder:
         write_files(evaluation, folder)
     return evaluation, output
 
@@ -197,35 +194,3 @@ def _score_in_parallel(
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# Files
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse before the work what would be refused after it."""
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists: use it, choose another folder with -o, or write it anew with --overwrite.")
-    if output.exists() and not (output / "summary.json").is_file():
-        raise UserError(f"{output} is not an earlier evaluation, and is left alone; choose another folder with -o.")
-    above = next(folder for folder in output.absolute().parents if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"{above} cannot be written to; choose another folder with -o.")
-
-
-@contextmanager
-def _whole_folder(output: Path) -> Iterator[Path]:
-    """Give a folder to write into that becomes `output` at the end, or vanishes if anything goes wrong."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    for left in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
-        shutil.rmtree(left)  # of a run that was killed while it wrote
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
-    try:
-        new, old = work / "new", work / "old"
-        new.mkdir()
-        yield new
-        if output.exists():
-            output.rename(old)
-        new.rename(output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

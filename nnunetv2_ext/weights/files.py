@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.files import whole_file
 
-__all__ = ["WeightsError", "read_checkpoint", "write_checkpoint"]
+__all__ = ["WeightsError", "load_without_executing", "read_checkpoint", "write_checkpoint"]
 
 # Where training code keeps the tensors inside a checkpoint, in the order in which they are looked for.
 _CONTAINERS = ("network_weights", "state_dict", "model_state_dict", "model")
@@ -42,6 +42,25 @@ def _harmless_numpy_names() -> list[Any]:
     return [*functions, np.dtype, np.ndarray, *kinds]
 
 
+def load_without_executing(path: Path) -> Any:
+    """Load what `torch.save` wrote, as long as it is tensors and plain Python and numpy values.
+
+    Raises:
+        WeightsError: if the file is missing, cut short, not a checkpoint, or holds other objects.
+    """
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path}.")
+    try:
+        with torch.serialization.safe_globals(_harmless_numpy_names()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch raises a different type for each way in which a file can be damaged or unsafe.
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint of plain tensors ({type(error).__name__}): it may be cut short "
+            "(copy it again) or hold other objects (save its state dict alone with torch.save)."
+        ) from error
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     """Read the tensors of a checkpoint file, without executing anything that it holds.
 
@@ -51,17 +70,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
         WeightsError: if the file is missing, cut short, not a checkpoint, or holds no tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise WeightsError(f"There is no file {path}.")
-    try:
-        with torch.serialization.safe_globals(_harmless_numpy_names()):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch raises a different type for each way in which a file can be damaged or unsafe.
-        raise WeightsError(
-            f"{path} cannot be read as a checkpoint of plain tensors ({type(error).__name__}): it may be cut short "
-            "(copy it again) or hold other objects (save its state dict alone with torch.save)."
-        ) from error
+    content = load_without_executing(path)
     for key in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -78,10 +87,5 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
 
 def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     """Write a checkpoint through a temporary file beside it, so that an interruption leaves nothing half-written."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_file(Path(path)) as partial:
         torch.save(dict(content), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
