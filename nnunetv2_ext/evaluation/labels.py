@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["LABEL_MAPS", "LabelMap", "find_labels", "read_dataset_json"]
+__all__ = ["LABEL_MAPS", "LabelMap", "find_labels", "read_dataset_json", "same_classes"]
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,12 @@ def _check_agreement(labels: LabelMap, found: LabelMap) -> None:
             raise UserError(
                 f"{found.name} says that {value} is {name}, {labels.name} says {names.get(value, 'nothing')}; {remedy}."
             )
+
+
+def same_classes(classes: Mapping[str, int | tuple[int, ...]], others: Mapping[str, int | tuple[int, ...]]) -> bool:
+    """Tell whether two maps give the same values the same names, whatever their order and spelling."""
+    first, second = ({value: _words(name) for name, value in named.items()} for named in (classes, others))
+    return first == second
 
 
 _SAME_WORDS = {

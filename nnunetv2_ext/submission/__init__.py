@@ -1,0 +1,1 @@
+"""From a trained model to what a challenge wants to be handed."""
