@@ -122,12 +122,14 @@ class TestInOneProcess:
                 run(source, overwrite=True)
         assert os.listdir(folders.raw) == [NAME]
         assert content(folders.raw / NAME) == before
-        # Killed between both renames, the dataset comes back with the next run.
-        (folders.raw / NAME).rename(module._replaced(folders.raw / NAME))
+        # Killed between both renames, the dataset comes back with the next run, and is replaced only on request.
         monkeypatch.setattr(pictures, "write_case", lambda case, images, label, **_: {})
-        with pytest.raises(UserError, match="nnU-Net's check"):
-            run(source)
-        assert content(folders.raw / NAME) == before
+        for overwrite, words in ((False, "exists: choose another number"), (True, "nnU-Net's check")):
+            (folders.raw / NAME).rename(module._replaced(folders.raw / NAME))
+            with pytest.raises(UserError, match=words):
+                run(source, overwrite=overwrite)
+            assert os.listdir(folders.raw) == [NAME]
+            assert content(folders.raw / NAME) == before
 
     def test_two_at_the_same_time(self, source, folders) -> None:
         with FileLock(folders.raw / f".{NAME}.lock"), pytest.raises(UserError, match="Another process writes"):
