@@ -159,6 +159,7 @@ def write_source(
     preprocessed = preprocessed_folder / target.name if preprocessed_folder is not None else None
     _require_free_number(target, preprocessed_folder)
     _require_no_other_dataset(target, overwrite=overwrite)
+    _require_source_elsewhere(source, target)
     if preprocessed is not None and not overwrite:
         _require_no_other_splits(preprocessed / SPLITS_FILE, splits)
     raw_folder.mkdir(parents=True, exist_ok=True)
@@ -196,6 +197,22 @@ def _require_no_other_dataset(target: Path, *, overwrite: bool) -> None:
     """Raise if there is a dataset that would be replaced unasked."""
     if target.exists() and not overwrite:
         raise UserError(f"{target} exists: choose another number with -d, or replace it with --overwrite.")
+
+
+def _require_source_elsewhere(source: Source, target: Path) -> None:
+    """Raise if a file to convert lies in the dataset that is to be replaced: it would be removed, and links lead to it.
+
+    Raises:
+        UserError: naming the first such file.
+    """
+    replaced = target.resolve()
+    for case in source.cases:
+        for path in (*case.images, *([] if case.label is None else [case.label])):
+            if replaced in path.resolve().parents:
+                raise UserError(
+                    f"{path} lies in {target}, which would be replaced: move the download elsewhere, or choose another "
+                    "number with -d."
+                )
 
 
 def _require_no_other_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:

@@ -50,6 +50,16 @@ class TestInOneProcess:
         assert content(target) == before
         assert os.listdir(folders.raw) == [NAME]
 
+    @pytest.mark.parametrize("link", [False, True])
+    def test_download_in_the_place_of_the_dataset_is_kept(self, make_source, folders, link) -> None:
+        """FLARE's files have nnU-Net's names, so that they may lie in its folder already."""
+        target = folders.raw / "Dataset622_FLARE22"
+        make_source("FLARE22").rename(target)
+        before = content(target)
+        with pytest.raises(UserError, match=r"FLARE22_Tr_0001_0000\.nii\.gz lies in .*, which would be replaced"):
+            convert("FLARE22", target, processes=1, progress=False, overwrite=True, link=link)
+        assert content(target) == before
+
     def test_number_of_another_dataset_is_refused(self, source, folders) -> None:
         for root in vars(folders).values():
             other = root / "Dataset632_Other"
