@@ -142,6 +142,9 @@ def test_acdc(make_source, folders) -> None:
     refuse(folders, source, "ACDC", f"{patient / 'Info.cfg'} has no line `ES: number`")
     (patient / "Info.cfg").unlink()
     refuse(folders, source, "ACDC", "has no file training/patient019/Info.cfg")
+    (source / "copy" / "patient002").mkdir(parents=True)
+    (source / "copy" / "patient002" / "Info.cfg").write_text("ED: 1\nES: 11\n")
+    refuse(folders, source, "ACDC", "copy/patient002/Info.cfg", "are the same case")
 
 
 def test_brain_tumour(make_source, folders) -> None:
