@@ -126,6 +126,7 @@ def test_histology(tmp_path: Path) -> None:
     touch(folder, [f"{name}.{ending}" for name in [*names, "TCGA-XS-A8TJ-01Z-00-DX1"] for ending in ("tif", "xml")])
     source = collect_dataset("MoNuSeg", folder)
     assert sizes(source) == (30, 14, [(24, 6)])
+    assert monuseg.SIZE == (1000, 1000)
     assert "1 picture left out, not of the set of 2018: TCGA-XS-A8TJ-01Z-00-DX1." in source.remarks
 
 

@@ -239,6 +239,13 @@ class TestPictures:
         path.unlink()
         refuse(folders, source, "MoNuSeg", f"has no file {path.name}")
 
+    def test_resized_picture_of_monuseg(self, make_source, folders) -> None:
+        """All outlines lie inside of an enlarged picture, at wrong places."""
+        source = make_source("MoNuSeg")
+        path = sorted(source.rglob("*.tif"))[0]
+        Image.open(path).resize((42, 34)).save(path)
+        refuse(folders, source, "MoNuSeg", f"{path} has 42 x 34 pixels instead of 40 x 32: it was resized")
+
     def test_isic(self, make_source, folders) -> None:
         source = make_source("ISIC2017")
         mask = source / "ISIC-2017_Training_Part1_GroundTruth" / "ISIC_0000001_segmentation.png"
