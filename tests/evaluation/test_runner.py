@@ -244,6 +244,14 @@ def test_missing_and_surplus_files_are_named(folders: tuple[Path, Path], tmp_pat
     refuse("holds files of several formats", *command(folders, "-o", str(tmp_path / "other")))
 
 
+def test_hidden_files_are_left_alone(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        (folder / "._case_0.nii.gz").write_bytes(b"\0\5\26\7")
+    (folders[0] / "._case_0.png").write_bytes(b"\0\5\26\7")
+    evaluation, _ = evaluate_folders(*folders, "nnunet", processes=1)
+    assert [case.prediction.name for case in evaluation.cases] == [f"case_{n}.nii.gz" for n in range(3)]
+
+
 def test_files_that_are_no_label_maps_are_named(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "colours.nii.gz", np.zeros((4, 5, 6), dtype=[(c, np.uint8) for c in "RGB"]))
     with pytest.raises(UserError, match=r"colours\.nii\.gz holds .* instead of plain numbers"):
