@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -226,6 +227,25 @@ def test_what_does_not_fit_is_named(folders: tuple[Path, Path], settings: dict, 
 def test_small_differences_of_headers_are_none(folders: tuple[Path, Path]) -> None:
     change(folders, labels=random_labels(101).astype(np.float64), origin=(5.00001, -3.0, 7.0))
     cli.main(command(folders))
+
+
+def test_reference_that_does_not_state_its_position(folders: tuple[Path, Path]) -> None:
+    """SimpleITK, with which nnU-Net reads and writes, places such a file elsewhere than nibabel does."""
+    path = folders[0] / "case_1.nii.gz"
+    image = nibabel.load(path)
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nibabel.save(nibabel.Nifti1Image(image.dataobj, None, image.header), path)
+    read = sitk.ReadImage(str(path))
+    prediction = sitk.GetImageFromArray(random_labels(101).T)
+    prediction.CopyInformation(read)
+    sitk.WriteImage(prediction, str(folders[1] / path.name))
+    assert not np.allclose(nibabel.load(path).affine, nibabel.load(folders[1] / path.name).affine)
+    evaluation, _ = evaluate_folders(*folders, "nnunet", processes=1)
+    masks = (random_labels(101) == 1, random_labels(1) == 1)
+    expected = score_arrays("nnunet", *masks, SPACING, "binary", {"foreground": 1.0})
+    assert evaluation.cases[1].metrics["class 1"] == pytest.approx(expected.metrics["foreground"])
+    change(folders, labels=random_labels(101), spacing=(0.8, 0.9, 2.0))
+    refuse("has the spacing (0.8, 0.9, 2), its reference (0.8, 0.9, 2.5)", *command(folders, "--overwrite"))
 
 
 def test_missing_and_surplus_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
