@@ -248,6 +248,13 @@ def test_reference_that_does_not_state_its_position(folders: tuple[Path, Path]) 
     refuse("has the spacing (0.8, 0.9, 2), its reference (0.8, 0.9, 2.5)", *command(folders, "--overwrite"))
 
 
+def test_fourth_axis_of_one_entry_is_none(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    expected, _ = evaluate_folders(*folders, "nnunet", output=tmp_path / "three axes", processes=1)
+    write_nifti(folders[0] / "case_1.nii.gz", random_labels(1)[..., None])
+    evaluation, _ = evaluate_folders(*folders, "nnunet", processes=1)
+    assert evaluation.cases[1].metrics == expected.cases[1].metrics
+
+
 def test_missing_and_surplus_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     reference, prediction = folders
     (prediction / "case_0.nii.gz").rename(prediction / "extra.nii.gz")
