@@ -59,14 +59,8 @@ def collect(folder: Path) -> Source:
     """
     files = find_files(folder, r"(patient\d{3}_frame\d{2}(?:_gt)?)\.nii\.gz")
     # The name of the patient's folder is the only thing that tells the files `Info.cfg` apart.
-    infos = {}
-    for path in sorted(folder.rglob("patient*/Info.cfg")):
-        number = path.parent.name.removeprefix("patient")
-        if number in infos:
-            raise UserError(f"{infos[number]} and {path} are the same patient: name one of the outer folders after -i.")
-        infos[number] = path
     patients = require_numbers(
-        {number: path for number, path in infos.items() if number.isdigit()},
+        find_files(folder, r"patient(\d{3})/Info\.cfg"),
         PATIENTS,
         lambda number: f"training/patient{number:03d}/Info.cfg",
         folder,

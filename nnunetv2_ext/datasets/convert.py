@@ -159,12 +159,14 @@ def write_source(
     splits = [{"train": list(split.train), "val": list(split.val)} for split in source.splits]
     preprocessed = preprocessed_folder / target.name if preprocessed_folder is not None else None
     _require_free_number(target, preprocessed_folder)
-    if target.exists() and not overwrite:
-        raise UserError(f"{target} exists: choose another number with -d, or replace it with --overwrite.")
+    _require_no_other_dataset(target, overwrite=overwrite)
+    _require_source_elsewhere(source, target)
     if preprocessed is not None and not overwrite:
         _require_no_other_splits(preprocessed / SPLITS_FILE, splits)
     raw_folder.mkdir(parents=True, exist_ok=True)
     with _alone(target), _ended_by_an_exception():
+        # Again, because a dataset that a killed run had put aside is back now, or another run has just ended.
+        _require_no_other_dataset(target, overwrite=overwrite)
         # A name of its own for each run, because workers of a killed one may take a moment to end.
         partial_folder = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
         try:
@@ -190,6 +192,28 @@ def _require_free_number(target: Path, preprocessed_folder: Path | None) -> None
         for other in sorted(root.glob(f"{prefix}_*")) if root is not None else []:
             if other.name != target.name:
                 raise UserError(f"{other} has the same number: choose another with -d.")
+
+
+def _require_no_other_dataset(target: Path, *, overwrite: bool) -> None:
+    """Raise if there is a dataset that would be replaced unasked."""
+    if target.exists() and not overwrite:
+        raise UserError(f"{target} exists: choose another number with -d, or replace it with --overwrite.")
+
+
+def _require_source_elsewhere(source: Source, target: Path) -> None:
+    """Raise if a file to convert lies in the dataset that is to be replaced: it would be removed, and links lead to it.
+
+    Raises:
+        UserError: naming the first such file.
+    """
+    replaced = target.resolve()
+    for case in source.cases:
+        for path in (*case.images, *([] if case.label is None else [case.label])):
+            if replaced in path.resolve().parents:
+                raise UserError(
+                    f"{path} lies in {target}, which would be replaced: move the download elsewhere, or choose another "
+                    "number with -d."
+                )
 
 
 def _require_no_other_splits(path: Path, splits: list[dict[str, list[str]]]) -> None:

@@ -68,7 +68,8 @@ def collect(folder: Path, *, split: str = "3duxnet") -> Source:
     if split == "challenge":
         validation = find_files(folder, r"(.+)_0000\.nii\.gz", parent="ValidationImg")
         cases += [Case(name, (path,), None, test=True) for name, path in validation.items()]
-        remark = "All labelled cases are training cases; test images are those of ValidationImg."
+        tests = "test images are those of ValidationImg" if validation else "there is no ValidationImg with test images"
+        remark = f"All labelled cases are training cases; {tests}."
     else:
         remark = (
             "3D UX-Net and RecA took the other 341 cases for cross-validation, but did not publish the folds, so the "

@@ -22,6 +22,7 @@ __all__ = ["LABELS", "TEST", "TRAIN", "VALIDATION", "collect", "outlines", "unio
 
 NAME = "MoNuSeg"
 LABELS = {"nucleus": 1}
+SIZE = (1000, 1000)  # x, y; the outlines are in pixels of this picture
 # Outlines may leave the picture a little; this share of its size is more than drawing by hand explains.
 MOST_OUTSIDE = 0.05
 # The set of 2018; newer downloads hold seven more training pictures. Data folder of github.com/McGregorWwww/UCTransNet.
@@ -119,8 +120,17 @@ def union_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def write_case(case: Case, images: Sequence[Path], label: Path | None, *, link: bool) -> dict[int, float]:
-    """Write a picture, and its mask drawn from the annotation; see `CaseWriter`. Nothing is linked."""
-    width, height = pictures.read_picture(case.images[0]).size
+    """Write a picture, and its mask drawn from the annotation; see `CaseWriter`. Nothing is linked.
+
+    Raises:
+        UserError: if the picture was resized, or the annotation is none or belongs to another picture.
+    """
+    width, height = size = pictures.read_picture(case.images[0]).size
+    if size != SIZE:
+        raise UserError(
+            f"{case.images[0]} has {width} x {height} pixels instead of {SIZE[0]} x {SIZE[1]}: it was resized and "
+            "does not fit its annotation; take the original."
+        )
     return pictures.write_case(case, images, label, link=link, read_mask=lambda path: union_mask(path, (height, width)))
 
 

@@ -143,7 +143,8 @@ def find_files(folder: Path, pattern: str, *, parent: str | None = None) -> dict
 
     Args:
         folder: the download.
-        pattern: regular expression of the whole name, matched without case; its first group is the key.
+        pattern: regular expression of the whole name, matched without case; its first group is the key. With a `/` it
+            is the expression of the folder's name and the file's.
         parent: name that the file's folder must have, if files of the same name lie in several.
 
     Returns:
@@ -157,7 +158,7 @@ def find_files(folder: Path, pattern: str, *, parent: str | None = None) -> dict
         if parent is not None and root.name.lower() != parent.lower():
             continue
         for name in files:
-            if match := expression.fullmatch(name):
+            if match := expression.fullmatch(f"{root.name}/{name}" if "/" in pattern else name):
                 if match[1] in found:
                     raise UserError(
                         f"{found[match[1]]} and {root / name} are the same case: name the folder of one of them after "

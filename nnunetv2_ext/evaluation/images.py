@@ -67,11 +67,17 @@ def read_label_image(path: Path) -> LabelImage:
     return LabelImage(path, np.ascontiguousarray(labels, dtype=kind), spacing, affine)
 
 
-def _read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+def _read_nifti(path: Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray | None]:
     import nibabel
 
     image = nibabel.load(path)
-    return np.asanyarray(image.dataobj), tuple(float(zoom) for zoom in image.header.get_zooms()), image.affine
+    labels, zooms = np.asanyarray(image.dataobj), image.header.get_zooms()
+    # SimpleITK, with which nnU-Net reads, leaves out axes of one entry behind the third.
+    while labels.ndim > 3 and labels.shape[-1] == 1:
+        labels, zooms = labels[..., 0], zooms[:-1]
+    # Without a code the header states no position, and readers make up different ones.
+    stated = image.header["qform_code"] > 0 or image.header["sform_code"] > 0
+    return labels, tuple(float(zoom) for zoom in zooms), image.affine if stated else None
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:

@@ -114,9 +114,11 @@ def pair_files(
 
 
 def _label_files(folder: Path) -> dict[str, list[str]]:
-    """Give the names of the image files in a folder, for each ending."""
+    """Give the names of the image files in a folder, for each ending; hidden ones are what macOS leaves beside them."""
     found: dict[str, list[str]] = {}
     for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
         ending = next((ending for ending in FILE_ENDINGS if path.name.endswith(ending)), None)
         if ending is not None and path.is_file():
             found.setdefault(ending, []).append(path.name)

@@ -54,9 +54,12 @@ TUMOURS = (1, 11, 58)
 FLARE21_CASES = (0, 1, 36)
 GLAS_PARTS = {"train": 3, "testA": 2, "testB": 1}
 NUCLEI = (*monuseg.TRAIN[:2], *monuseg.VALIDATION[:1], *monuseg.TEST[:1])
-NUCLEI_FEWER = tuple(
-    (monuseg, part, tuple(name for name in getattr(monuseg, part) if name in NUCLEI))
-    for part in ("TRAIN", "VALIDATION", "TEST")
+NUCLEI_FEWER = (
+    (monuseg, "SIZE", trees.PICTURE[::-1]),
+    *(
+        (monuseg, part, tuple(name for name in getattr(monuseg, part) if name in NUCLEI))
+        for part in ("TRAIN", "VALIDATION", "TEST")
+    ),
 )
 ISIC_PARTS = {"Training": 3, "Validation": 1, "Test_v2": 1}
 MINIATURES = {

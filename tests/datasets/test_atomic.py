@@ -50,6 +50,16 @@ class TestInOneProcess:
         assert content(target) == before
         assert os.listdir(folders.raw) == [NAME]
 
+    @pytest.mark.parametrize("link", [False, True])
+    def test_download_in_the_place_of_the_dataset_is_kept(self, make_source, folders, link) -> None:
+        """FLARE's files have nnU-Net's names, so that they may lie in its folder already."""
+        target = folders.raw / "Dataset622_FLARE22"
+        make_source("FLARE22").rename(target)
+        before = content(target)
+        with pytest.raises(UserError, match=r"FLARE22_Tr_0001_0000\.nii\.gz lies in .*, which would be replaced"):
+            convert("FLARE22", target, processes=1, progress=False, overwrite=True, link=link)
+        assert content(target) == before
+
     def test_number_of_another_dataset_is_refused(self, source, folders) -> None:
         for root in vars(folders).values():
             other = root / "Dataset632_Other"
@@ -122,12 +132,14 @@ class TestInOneProcess:
                 run(source, overwrite=True)
         assert os.listdir(folders.raw) == [NAME]
         assert content(folders.raw / NAME) == before
-        # Killed between both renames, the dataset comes back with the next run.
-        (folders.raw / NAME).rename(module._replaced(folders.raw / NAME))
+        # Killed between both renames, the dataset comes back with the next run, and is replaced only on request.
         monkeypatch.setattr(pictures, "write_case", lambda case, images, label, **_: {})
-        with pytest.raises(UserError, match="nnU-Net's check"):
-            run(source)
-        assert content(folders.raw / NAME) == before
+        for overwrite, words in ((False, "exists: choose another number"), (True, "nnU-Net's check")):
+            (folders.raw / NAME).rename(module._replaced(folders.raw / NAME))
+            with pytest.raises(UserError, match=words):
+                run(source, overwrite=overwrite)
+            assert os.listdir(folders.raw) == [NAME]
+            assert content(folders.raw / NAME) == before
 
     def test_two_at_the_same_time(self, source, folders) -> None:
         with FileLock(folders.raw / f".{NAME}.lock"), pytest.raises(UserError, match="Another process writes"):

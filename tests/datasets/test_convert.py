@@ -124,6 +124,17 @@ def test_acdc_has_the_split_of_both_dimensions(run: Run) -> None:
     assert [case.name for case in report.source.test_cases] == frames[2]
 
 
+@pytest.mark.parametrize("name", ["ACDC", "GlaS", "CVC-ClinicDB"])
+def test_download_may_consist_of_links(name: str, make_source, folders: SimpleNamespace, tmp_path: Path) -> None:
+    source = make_source(name)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for part in source.iterdir():
+        (linked / part.name).symlink_to(part)
+    report = convert(name, linked, processes=1, progress=False)
+    assert len(report.source.training_cases) == MINIATURES[name].training
+
+
 def test_glas_instances_become_one_class(run: Run, make_source) -> None:
     report = run("GlaS")
     source = make_source("GlaS") / "Warwick QU Dataset"

@@ -84,6 +84,8 @@ def test_labels_have_the_published_numbers() -> None:
 def test_flare21(tmp_path: Path) -> None:
     names = [f"TrainingImg/train_{n:03d}_0000.nii.gz" for n in range(361)]
     folder = touch(tmp_path, [*names, *(f"TrainingMask/train_{n:03d}.nii.gz" for n in range(361))])
+    (remark,) = collect_dataset("flare21", folder, split="challenge").remarks
+    assert "there is no ValidationImg" in remark
     touch(folder, [f"ValidationImg/validation_{n:03d}_0000.nii.gz" for n in range(1, 51)])
     held_out = collect_dataset("FLARE21", folder)
     assert sizes(held_out) == (341, 20, [])
@@ -126,6 +128,7 @@ def test_histology(tmp_path: Path) -> None:
     touch(folder, [f"{name}.{ending}" for name in [*names, "TCGA-XS-A8TJ-01Z-00-DX1"] for ending in ("tif", "xml")])
     source = collect_dataset("MoNuSeg", folder)
     assert sizes(source) == (30, 14, [(24, 6)])
+    assert monuseg.SIZE == (1000, 1000)
     assert "1 picture left out, not of the set of 2018: TCGA-XS-A8TJ-01Z-00-DX1." in source.remarks
 
 

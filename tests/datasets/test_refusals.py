@@ -142,6 +142,9 @@ def test_acdc(make_source, folders) -> None:
     refuse(folders, source, "ACDC", f"{patient / 'Info.cfg'} has no line `ES: number`")
     (patient / "Info.cfg").unlink()
     refuse(folders, source, "ACDC", "has no file training/patient019/Info.cfg")
+    (source / "copy" / "patient002").mkdir(parents=True)
+    (source / "copy" / "patient002" / "Info.cfg").write_text("ED: 1\nES: 11\n")
+    refuse(folders, source, "ACDC", "copy/patient002/Info.cfg", "are the same case")
 
 
 def test_brain_tumour(make_source, folders) -> None:
@@ -235,6 +238,13 @@ class TestPictures:
             refuse(folders, source, "MoNuSeg", f"{path} {words}")
         path.unlink()
         refuse(folders, source, "MoNuSeg", f"has no file {path.name}")
+
+    def test_resized_picture_of_monuseg(self, make_source, folders) -> None:
+        """All outlines lie inside of an enlarged picture, at wrong places."""
+        source = make_source("MoNuSeg")
+        path = sorted(source.rglob("*.tif"))[0]
+        Image.open(path).resize((42, 34)).save(path)
+        refuse(folders, source, "MoNuSeg", f"{path} has 42 x 34 pixels instead of 40 x 32: it was resized")
 
     def test_isic(self, make_source, folders) -> None:
         source = make_source("ISIC2017")

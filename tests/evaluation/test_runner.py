@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -228,6 +229,32 @@ def test_small_differences_of_headers_are_none(folders: tuple[Path, Path]) -> No
     cli.main(command(folders))
 
 
+def test_reference_that_does_not_state_its_position(folders: tuple[Path, Path]) -> None:
+    """SimpleITK, with which nnU-Net reads and writes, places such a file elsewhere than nibabel does."""
+    path = folders[0] / "case_1.nii.gz"
+    image = nibabel.load(path)
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nibabel.save(nibabel.Nifti1Image(image.dataobj, None, image.header), path)
+    read = sitk.ReadImage(str(path))
+    prediction = sitk.GetImageFromArray(random_labels(101).T)
+    prediction.CopyInformation(read)
+    sitk.WriteImage(prediction, str(folders[1] / path.name))
+    assert not np.allclose(nibabel.load(path).affine, nibabel.load(folders[1] / path.name).affine)
+    evaluation, _ = evaluate_folders(*folders, "nnunet", processes=1)
+    masks = (random_labels(101) == 1, random_labels(1) == 1)
+    expected = score_arrays("nnunet", *masks, SPACING, "binary", {"foreground": 1.0})
+    assert evaluation.cases[1].metrics["class 1"] == pytest.approx(expected.metrics["foreground"])
+    change(folders, labels=random_labels(101), spacing=(0.8, 0.9, 2.0))
+    refuse("has the spacing (0.8, 0.9, 2), its reference (0.8, 0.9, 2.5)", *command(folders, "--overwrite"))
+
+
+def test_fourth_axis_of_one_entry_is_none(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    expected, _ = evaluate_folders(*folders, "nnunet", output=tmp_path / "three axes", processes=1)
+    write_nifti(folders[0] / "case_1.nii.gz", random_labels(1)[..., None])
+    evaluation, _ = evaluate_folders(*folders, "nnunet", processes=1)
+    assert evaluation.cases[1].metrics == expected.cases[1].metrics
+
+
 def test_missing_and_surplus_files_are_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     reference, prediction = folders
     (prediction / "case_0.nii.gz").rename(prediction / "extra.nii.gz")
@@ -242,6 +269,14 @@ def test_missing_and_surplus_files_are_named(folders: tuple[Path, Path], tmp_pat
     refuse("There is no folder", *command((tmp_path / "nowhere", prediction), "--overwrite"))
     write_itk(reference / "case_0.mha", random_labels(0))
     refuse("holds files of several formats", *command(folders, "-o", str(tmp_path / "other")))
+
+
+def test_hidden_files_are_left_alone(folders: tuple[Path, Path]) -> None:
+    for folder in folders:
+        (folder / "._case_0.nii.gz").write_bytes(b"\0\5\26\7")
+    (folders[0] / "._case_0.png").write_bytes(b"\0\5\26\7")
+    evaluation, _ = evaluate_folders(*folders, "nnunet", processes=1)
+    assert [case.prediction.name for case in evaluation.cases] == [f"case_{n}.nii.gz" for n in range(3)]
 
 
 def test_files_that_are_no_label_maps_are_named(tmp_path: Path) -> None:
