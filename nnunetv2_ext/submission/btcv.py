@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 import tempfile
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from nnunetv2_ext.datasets.source import find_files, require_numbers
 from nnunetv2_ext.datasets.synapse import BTCV, CHALLENGE_TEST
-from nnunetv2_ext.datasets.volumes import cases_with_label, read_header, require_largest, write_label
+from nnunetv2_ext.datasets.volumes import cases_with_label, largest_label, read_header, write_label
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.evaluation.labels import read_dataset_json, same_classes
 from nnunetv2_ext.files import whole_file
@@ -66,7 +67,7 @@ def submit_btcv(
                 prediction, checked, read_header(image), image, labels=BTCV, label_map=None, link=False
             )
             archive.write(checked, pattern.format(number=f"{number:04d}"))
-        require_largest(sizes, BTCV, "liver", NAME)
+        _check_order(sizes)
     remarks = [f"Nothing is segmented in {name}." for name, found in sizes.items() if not found]
     absent = [name for name, label in BTCV.items() if not cases_with_label(sizes, label)]
     if absent:
@@ -98,7 +99,7 @@ def _pair(predictions: Path, images: Path) -> dict[int, tuple[Path, Path]]:
     found = find_files(images, r"img(\d{4})(?:_0000)?\.nii\.gz")
     test_images = require_numbers(found, numbers, lambda number: f"img{number:04d}.nii.gz", images, NAME)
     found = {}
-    for path in sorted(predictions.glob("*.nii.gz")):
+    for path in sorted(predictions.glob("[!.]*.nii.gz")):
         match = re.fullmatch(r"(?:img|label)(\d{4})\.nii\.gz", path.name)
         if match is None or int(match[1]) not in numbers:
             raise UserError(
@@ -124,3 +125,14 @@ def _check_meaning(dataset_json: Path) -> None:
                 f"{dataset_json} says {labels.describe()}, and the challenge wants the 13 labels of BTCV: submit "
                 "predictions of a model that was trained on these."
             )
+
+
+def _check_order(sizes: Mapping[str, Mapping[int, float]]) -> None:
+    """Raise if another organ than the liver is the largest: the labels have the numbers of another map then."""
+    largest = largest_label(sizes, list(BTCV.values()))
+    if largest not in (None, BTCV["liver"]):
+        name = next(name for name, label in BTCV.items() if label == largest)
+        raise UserError(
+            f"The label {largest}, in BTCV the {name}, has the largest mean volume of these predictions, where the "
+            f"liver, {BTCV['liver']}, should have it: submit predictions of a model that was trained on BTCV's labels."
+        )

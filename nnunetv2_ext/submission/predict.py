@@ -57,25 +57,24 @@ def segment_by_class(logits: Tensor, properties: dict[str, Any], predictor: nnUN
     planned = (
         configuration.spacing if len(configuration.spacing) == len(shape) else [spacing[0], *configuration.spacing]
     )
-    kind = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
-    segmentation, best = np.zeros(shape, dtype=kind), None
+    segmentation, best = torch.zeros(tuple(shape), dtype=torch.int16), None
     for index in range(len(logits)):
         enlarged = configuration.resampling_fn_probabilities(logits[index : index + 1], shape, planned, spacing)
         enlarged = torch.as_tensor(enlarged)[0]
         if labels.has_regions:
             # Later regions are drawn over earlier ones.
             inside = labels.inference_nonlin(enlarged.float()) > 0.5
-            segmentation[inside.numpy()] = labels.regions_class_order[index]
+            segmentation.masked_fill_(inside, labels.regions_class_order[index])
         elif best is None:
             best = enlarged.clone()
         else:
             # Of equal classes the first one stays, as with argmax.
-            better = enlarged > best
-            segmentation[better.numpy()] = index
-            best[better] = enlarged[better]
+            segmentation.masked_fill_(enlarged > best, index)
+            torch.maximum(best, enlarged, out=best)
+    kind = np.uint8 if len(labels.foreground_labels) < 255 else np.uint16
     whole = np.zeros(properties["shape_before_cropping"], dtype=kind)
-    whole = insert_crop_into_image(whole, segmentation, properties["bbox_used_for_cropping"])
-    return np.asarray(whole).transpose(plans.transpose_backward)
+    whole = insert_crop_into_image(whole, segmentation.numpy(), properties["bbox_used_for_cropping"])
+    return whole.transpose(plans.transpose_backward)
 
 
 def find_images(inputs: Path) -> tuple[dict[str, Path], list[Path]]:
