@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.source import Case, find_files, require_folder
+from nnunetv2_ext.datasets.pictures import black_and_white_mask, write_case
+from nnunetv2_ext.datasets.source import RGB, Case, Source, Split, find_files, require_folder
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["LABELS", "collect_part"]
+__all__ = ["LABELS", "collect_part", "make_source"]
 
 LABELS = {"lesion": 1}
 
@@ -45,3 +48,40 @@ def collect_part(
             "download."
         )
     return [Case(name, (images[name],), masks[name], test=test) for name in images]
+
+
+def make_source(
+    train: Sequence[Case],
+    validation: Sequence[Case],
+    test: Sequence[Case],
+    *,
+    name: str,
+    description: str,
+    year: int,
+    used_by: str,
+    threshold: int | None,
+    remarks: tuple[str, ...] = (),
+) -> Source:
+    """Put the parts of one edition together.
+
+    Args:
+        train, validation, test: the cases; the first two are fold 0.
+        name, description, remarks: of the dataset.
+        year: of the challenge.
+        used_by: who uses the split.
+        threshold: takes masks with values between black and white; foreground is a value of at least this.
+    """
+    split = Split(tuple(case.name for case in train), tuple(case.name for case in validation), used_by)
+    return Source(
+        name=name,
+        description=description,
+        reference=f"https://challenge.isic-archive.com/landing/{year}",
+        licence="see the challenge's page",
+        channel_names=RGB,
+        labels=LABELS,
+        file_ending=".png",
+        cases=(*train, *validation, *test),
+        write_case=partial(write_case, read_mask=partial(black_and_white_mask, threshold=threshold)),
+        splits=(split,),
+        remarks=remarks,
+    )

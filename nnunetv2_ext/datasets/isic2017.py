@@ -9,12 +9,10 @@ Source: challenge.isic-archive.com.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.isic import LABELS, collect_part
-from nnunetv2_ext.datasets.pictures import black_and_white_mask, write_case
-from nnunetv2_ext.datasets.source import RGB, Source, Split
+from nnunetv2_ext.datasets.isic import collect_part, make_source
+from nnunetv2_ext.datasets.source import Source
 
 __all__ = ["PARTS", "collect"]
 
@@ -44,21 +42,11 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
         )
         for part, count in PARTS.items()
     )
-    return Source(
+    return make_source(
+        *(train, validation, test),
         name=NAME,
         description="Skin lesions in dermoscopy: ISIC 2017, part 1, with the official split.",
-        reference="https://challenge.isic-archive.com/landing/2017",
-        licence="see the challenge's page",
-        channel_names=RGB,
-        labels=LABELS,
-        file_ending=".png",
-        cases=(*train, *validation, *test),
-        write_case=partial(write_case, read_mask=partial(black_and_white_mask, threshold=threshold)),
-        splits=(
-            Split(
-                tuple(case.name for case in train),
-                tuple(case.name for case in validation),
-                "the challenge and DANIE",
-            ),
-        ),
+        year=2017,
+        used_by="the challenge and DANIE",
+        threshold=threshold,
     )

@@ -11,12 +11,10 @@ BCDU-Net takes the files in the order in which a file system lists them; here th
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.isic import LABELS, collect_part
-from nnunetv2_ext.datasets.pictures import black_and_white_mask, write_case
-from nnunetv2_ext.datasets.source import RGB, Source, Split
+from nnunetv2_ext.datasets.isic import collect_part, make_source
+from nnunetv2_ext.datasets.source import Source
 
 __all__ = ["N_TEST", "N_TRAIN", "N_VALIDATION", "collect"]
 
@@ -44,23 +42,13 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
     train = cases[:N_TRAIN]
     validation = cases[N_TRAIN : N_TRAIN + N_VALIDATION]
     test = [replace(case, test=True) for case in cases[N_TRAIN + N_VALIDATION :]]
-    return Source(
+    return make_source(
+        *(train, validation, test),
         name=NAME,
         description="Skin lesions in dermoscopy: the training pictures of ISIC 2018, task 1, as BCDU-Net parts them.",
-        reference="https://challenge.isic-archive.com/landing/2018",
-        licence="see the challenge's page",
-        channel_names=RGB,
-        labels=LABELS,
-        file_ending=".png",
-        cases=(*train, *validation, *test),
-        write_case=partial(write_case, read_mask=partial(black_and_white_mask, threshold=threshold)),
-        splits=(
-            Split(
-                tuple(case.name for case in train),
-                tuple(case.name for case in validation),
-                "BCDU-Net, and DANIE after it, in the order of the sorted names",
-            ),
-        ),
+        year=2018,
+        used_by="BCDU-Net, and DANIE after it, in the order of the sorted names",
+        threshold=threshold,
         remarks=(
             "BCDU-Net's own order is that of a file system's listing and differs between machines; the parts have its "
             "sizes, and its cases where the listing was sorted.",
