@@ -223,8 +223,8 @@ def labels_of(path: Path) -> list[int]:
     Raises:
         UserError: if it cannot be read as a 3D image.
     """
-    array = sitk.GetArrayViewFromImage(read_volume(path))
-    return [int(value) for value in np.unique(np.rint(array)) if value]
+    image = read_volume(path)  # by name, because a view does not keep its image alive
+    return [int(value) for value in np.unique(np.rint(sitk.GetArrayViewFromImage(image))) if value]
 
 
 def cases_with_label(sizes: Mapping[str, Mapping[int, float]], label: int) -> int:

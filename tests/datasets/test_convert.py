@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,9 +13,10 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from nnunetv2_ext.datasets import monuseg, synapse
+from nnunetv2_ext.datasets import monuseg, synapse, volumes
 from nnunetv2_ext.datasets.convert import Report, convert, format_report
 from nnunetv2_ext.datasets.registry import DATASETS
+from tests.datasets import trees
 from tests.datasets.conftest import MINIATURES
 
 pytestmark = pytest.mark.usefixtures("_threads")
@@ -217,3 +219,22 @@ def test_label_with_a_rounded_header_gets_its_images_header(run: Run, make_sourc
     image = sitk.ReadImage(str(report.folder / "imagesTr" / "FLARE22_Tr_0001_0000.nii.gz"))
     assert sitk.ReadImage(str(written)).GetOrigin() == image.GetOrigin()
     assert np.array_equal(voxels(written), sitk.GetArrayFromImage(label))
+
+
+def test_labels_are_read_while_their_image_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A view of an image that is gone shows whatever its memory holds by then."""
+    path = trees.write_volume(tmp_path / "label.nii.gz", np.full((4, 5, 6), 3, dtype=np.uint8))
+    read, alive, unique = volumes.read_volume, [], np.unique
+
+    def read_and_watch(path: Path) -> sitk.Image:
+        image = read(path)
+        alive.append(weakref.ref(image))
+        return image
+
+    def look(array: np.ndarray) -> np.ndarray:
+        assert alive[0]() is not None
+        return unique(array)
+
+    monkeypatch.setattr(volumes, "read_volume", read_and_watch)
+    monkeypatch.setattr(np, "unique", look)
+    assert volumes.labels_of(path) == [3]
