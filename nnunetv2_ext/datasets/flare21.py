@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.source import Case, Source, find_files, require_numbers
+from nnunetv2_ext.datasets.source import Case, Source, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
 
 __all__ = ["CASES", "LABELS", "TEST", "collect"]
 
 NAME = "FLARE21"
 CASES = range(361)
+N_VALIDATION = 50
 # The order in which the organisers list the organs. 3D UX-Net's list names 1 spleen, 2 kidney, 3 liver, 4 pancreas:
 # `examine` finds out, because the liver is the largest of them.
 LABELS = {"liver": 1, "kidney": 2, "spleen": 3, "pancreas": 4}
@@ -69,11 +70,14 @@ def collect(folder: Path, *, split: str = "3duxnet") -> Source:
         validation = find_files(folder, r"(.+)_0000\.nii\.gz", parent="ValidationImg")
         cases += [Case(name, (path,), None, test=True) for name, path in validation.items()]
         tests = "test images are those of ValidationImg" if validation else "there is no ValidationImg with test images"
-        remark = f"All labelled cases are training cases; {tests}."
+        remarks = (
+            f"All labelled cases are training cases; {tests}.",
+            *incomplete_remark(len(validation), N_VALIDATION, "validation images"),
+        )
     else:
-        remark = (
+        remarks = (
             "3D UX-Net and RecA took the other 341 cases for cross-validation, but did not publish the folds, so the "
-            "printed numbers cannot be repeated case by case."
+            "printed numbers cannot be repeated case by case.",
         )
     return Source(
         name=NAME if split == "3duxnet" else f"{NAME}Challenge",
@@ -85,6 +89,6 @@ def collect(folder: Path, *, split: str = "3duxnet") -> Source:
         file_ending=".nii.gz",
         cases=tuple(cases),
         write_case=partial(write_case, labels=LABELS),
-        remarks=(remark,),
+        remarks=remarks,
         examine=examine,
     )

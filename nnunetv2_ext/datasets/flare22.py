@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.source import Case, Source, find_files, require_numbers
+from nnunetv2_ext.datasets.source import Case, Source, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
 
 __all__ = ["CASES", "ORGANS", "collect"]
 
 NAME = "FLARE22"
 CASES = range(1, 51)
+N_TUNING = 50
 # The organisers' numbers, the same in FLARE23.
 ORGANS = {
     "liver": 1,
@@ -71,8 +72,10 @@ def collect(folder: Path) -> Source:
     )
     tuning_labels = find_files(folder, r"FLARETs_(\d{4})\.nii\.gz")
     cases = [Case(f"FLARE22_Tr_{number:04d}", (images[number],), labels[number]) for number in CASES]
-    for number, path in find_files(folder, r"FLARETs_(\d{4})_0000\.nii\.gz").items():
-        cases.append(Case(f"FLARETs_{number}", (path,), tuning_labels.get(number), test=True))
+    tuning = find_files(folder, r"FLARETs_(\d{4})_0000\.nii\.gz")
+    cases += [
+        Case(f"FLARETs_{number}", (path,), tuning_labels.get(number), test=True) for number, path in tuning.items()
+    ]
     return Source(
         name=NAME,
         description="Abdominal CT with 13 organs: the labelled cases of FLARE 2022; test images are the tuning set.",
@@ -83,6 +86,9 @@ def collect(folder: Path) -> Source:
         file_ending=".nii.gz",
         cases=tuple(cases),
         write_case=partial(write_case, labels=ORGANS),
-        remarks=("The unlabelled training cases are not used: nnU-Net trains on labelled ones alone.",),
+        remarks=(
+            "The unlabelled training cases are not used: nnU-Net trains on labelled ones alone.",
+            *incomplete_remark(len(tuning), N_TUNING, "tuning images"),
+        ),
         examine=examine,
     )

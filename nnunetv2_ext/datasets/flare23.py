@@ -18,13 +18,14 @@ from functools import partial
 from pathlib import Path
 
 from nnunetv2_ext.datasets import flare22, volumes
-from nnunetv2_ext.datasets.source import Case, Source, count_phrase, find_files, require_numbers
+from nnunetv2_ext.datasets.source import Case, Source, count_phrase, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.errors import UserError
 
 __all__ = ["CASES", "LABELS", "collect"]
 
 NAME = "FLARE23"
 CASES = range(1, 2201)
+N_VALIDATION = 100
 LABELS = {**flare22.ORGANS, "tumour": 14}
 
 
@@ -79,8 +80,8 @@ def collect(folder: Path, *, cases: str = "all") -> Source:
         NAME,
     )
     found = [Case(f"FLARE23_{number:04d}", (images[number],), labels[number]) for number in CASES]
-    for name, path in find_files(folder, r"(.+)_0000\.nii\.gz", parent="validation").items():
-        found.append(Case(name, (path,), None, test=True))
+    validation = find_files(folder, r"(.+)_0000\.nii\.gz", parent="validation")
+    found += [Case(name, (path,), None, test=True) for name, path in validation.items()]
     return Source(
         name=NAME if cases == "all" else f"{NAME}Complete",
         description="Abdominal CT with 13 organs and tumour, partially labelled: the training cases of FLARE 2023.",
@@ -91,6 +92,9 @@ def collect(folder: Path, *, cases: str = "all") -> Source:
         file_ending=".nii.gz",
         cases=tuple(found),
         write_case=write_complete_case if cases == "complete" else partial(volumes.write_case, labels=LABELS),
-        remarks=("A tumour may be annotated in some cases only, also in those that have all organs.",),
+        remarks=(
+            "A tumour may be annotated in some cases only, also in those that have all organs.",
+            *incomplete_remark(len(validation), N_VALIDATION, "validation images"),
+        ),
         examine=examine,
     )

@@ -20,6 +20,7 @@ __all__ = [
     "count_phrase",
     "find_files",
     "find_folder",
+    "incomplete_remark",
     "require_folder",
     "require_numbers",
 ]
@@ -129,6 +130,11 @@ def count_phrase(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
+def incomplete_remark(found: int, expected: int, what: str) -> tuple[str, ...]:
+    """Remark on cases that a dataset need not have, if some of them are there and others are not."""
+    return (f"Only {found} of the {expected} {what} are there.",) if 0 < found < expected else ()
+
+
 def _walk(folder: Path) -> Iterable[tuple[Path, list[str], list[str]]]:
     """Walk through the folders of a download in sorted order, without what macOS leaves in archives."""
     if not folder.is_dir():
@@ -208,9 +214,13 @@ def require_numbers(
         dataset: its name, for the message.
 
     Raises:
-        UserError: if a file is missing; names the first one.
+        UserError: if a file is missing, or two have the same number; names the first one.
     """
-    files = {int(number): path for number, path in found.items()}
+    files: dict[int, Path] = {}
+    for number, path in found.items():
+        if int(number) in files:
+            raise UserError(f"{files[int(number)]} and {path} have the same number: remove one.")
+        files[int(number)] = path
     numbers = list(numbers)
     missing = [number for number in numbers if number not in files]
     if missing:

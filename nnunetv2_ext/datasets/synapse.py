@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.source import Case, Source, Split, find_files, require_numbers
+from nnunetv2_ext.datasets.source import Case, Source, Split, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
 
 __all__ = ["BTCV", "TEST", "TRAIN", "TRANSUNET", "collect"]
@@ -87,9 +87,8 @@ def collect(folder: Path, *, organs: str = "13") -> Source:
         NAME,
     )
     cases = [Case(f"img{number:04d}", (images[number],), labels[number]) for number in numbers]
-    for number, path in all_images.items():
-        if int(number) in CHALLENGE_TEST:
-            cases.append(Case(f"img{number}", (path,), None, test=True))
+    tests = {number: path for number, path in all_images.items() if int(number) in CHALLENGE_TEST}
+    cases += [Case(f"img{number}", (path,), None, test=True) for number, path in tests.items()]
     raw = organs == "13"
     label_map = None if raw else {BTCV[name]: number for name, number in TRANSUNET.items()}
     return Source(
@@ -116,6 +115,7 @@ def collect(folder: Path, *, organs: str = "13") -> Source:
             "nnU-Net plans on all 30 labelled cases, so the 12 take part in the choice of spacing, patch size and "
             "intensity range.",
             "DCA splits at random instead, and its list cannot be rebuilt.",
+            *incomplete_remark(len(tests), len(CHALLENGE_TEST), "test images of BTCV"),
         ),
         examine=_examine_raw if raw else _examine_transunet,
     )

@@ -17,7 +17,8 @@ from nnunetv2_ext.datasets import acdc, brain_tumour, flare21, flare22, flare23,
 from nnunetv2_ext.datasets.convert import collect_dataset
 from nnunetv2_ext.datasets.random_split import random_split
 from nnunetv2_ext.datasets.registry import DATASETS
-from nnunetv2_ext.datasets.source import Source
+from nnunetv2_ext.datasets.source import Source, require_numbers
+from nnunetv2_ext.errors import UserError
 from tests.test_docs import ROOT, table
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
@@ -98,6 +99,32 @@ def test_synapse_without_its_test_images(tmp_path: Path) -> None:
     folder = touch(tmp_path, [f"RawData/Training/img/img{n:04d}.nii.gz" for n in numbers])
     touch(folder, [f"RawData/Training/label/label{n:04d}.nii.gz" for n in numbers])
     assert sizes(collect_dataset("BTCV", folder)) == (30, 0, [(18, 12)])
+
+
+def test_optional_images_are_counted(tmp_path: Path) -> None:
+    def remarks(name: str, **options: str) -> str:
+        return " ".join(collect_dataset(name, tmp_path, **options).remarks)
+
+    for number in (*range(1, 11), *range(21, 41)):
+        touch(tmp_path, [f"a/img{number:04d}.nii.gz", f"b/label{number:04d}.nii.gz"])
+    for number in range(1, 51):
+        touch(tmp_path, [f"c/FLARE22_Tr_{number:04d}_0000.nii.gz", f"d/FLARE22_Tr_{number:04d}.nii.gz"])
+    for number in range(361):
+        touch(tmp_path, [f"e/train_{number:03d}_0000.nii.gz", f"f/train_{number:03d}.nii.gz"])
+    for name in ("BTCV", "FLARE22"):
+        assert "Only" not in remarks(name)
+    touch(tmp_path, ["img0061.nii.gz", "img0062.nii.gz", "FLARETs_0001_0000.nii.gz", "ValidationImg/v_001_0000.nii.gz"])
+    assert "Only 2 of the 20 test images of BTCV are there." in remarks("BTCV")
+    assert "Only 1 of the 50 tuning images are there." in remarks("FLARE22")
+    assert "Only 1 of the 50 validation images are there." in remarks("FLARE21", split="challenge")
+    touch(tmp_path, [f"img{n:04d}.nii.gz" for n in range(61, 81)])
+    assert "Only" not in remarks("BTCV")
+
+
+def test_two_files_of_one_number_are_refused() -> None:
+    found = {"1": Path("1.tif"), "001": Path("001.tif")}
+    with pytest.raises(UserError, match=r"1\.tif and 001\.tif have the same number"):
+        require_numbers(found, [1], str, Path(), "made up")
 
 
 def test_acdc(tmp_path: Path) -> None:
