@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,7 +154,15 @@ class TestInOneProcess:
 def start(source: Path, folders: SimpleNamespace, *options: str) -> subprocess.Popen:
     environment = clean_environment(**{f"nnUNet_{kind}": str(path) for kind, path in vars(folders).items()})
     command = [script("nnUNetv2_ext"), "convert", "Synapse", "--organs", "8", "-i", str(source), *options]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell lets what it starts in the background, and all that this starts, ignore Ctrl+C.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 @pytest.mark.commands
