@@ -30,8 +30,12 @@ __all__ = ["submit_flare"]
 
 # A name of an image that every container engine takes: lower case, with single separators inside.
 _TEAM = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
-_TEMPLATES = {"Dockerfile": "Dockerfile", "predict.sh": "predict.sh", "README.md": "README.md"}
-_TEMPLATES |= {"dockerignore": ".dockerignore"}
+_TEMPLATES = {
+    "Dockerfile": "Dockerfile",
+    "dockerignore": ".dockerignore",
+    "predict.sh": "predict.sh",
+    "README.md": "README.md",
+}
 _EDITIONS = {flare21.NAME: flare21.LABELS, flare22.NAME: flare22.ORGANS, flare23.NAME: flare23.LABELS}
 
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.files import whole_file
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.weights.files import load_without_executing
 
@@ -86,17 +85,16 @@ def export_model(
     found = None
     chosen = _choose_folds(model, source, folds, checkpoint)
     for fold in chosen:
-        folder = target / f"fold_{fold}"
-        folder.mkdir()
-        with whole_file(folder / CHECKPOINT) as partial:
-            with (model / f"fold_{fold}" / checkpoint).open("rb") as file, partial.open("wb") as copy:
-                shutil.copyfileobj(file, copy)
-            content = load_without_executing(partial)
-            missing = [key for key in _KEPT_KEYS[:3] if key not in content]
-            if missing:
-                raise UserError(f"{checkpoint} of fold {fold} in {source} has no {missing[0]}: it is not nnU-Net's.")
-            content = {key: content[key] for key in _KEPT_KEYS if key in content}
-            torch.save(content, partial)
+        path = target / f"fold_{fold}" / CHECKPOINT
+        path.parent.mkdir()
+        with (model / f"fold_{fold}" / checkpoint).open("rb") as file, path.open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+        content = load_without_executing(path)
+        missing = [key for key in _KEPT_KEYS[:3] if key not in content]
+        if missing:
+            raise UserError(f"{checkpoint} of fold {fold} in {source} has no {missing[0]}: it is not nnU-Net's.")
+        content = {key: content[key] for key in _KEPT_KEYS if key in content}
+        torch.save(content, path)
         made_by = content["trainer_name"], content["init_args"]["configuration"]
         if found not in (None, made_by):
             raise UserError(f"The folds of {source} are of several trainers or configurations: export one model alone.")
