@@ -109,7 +109,10 @@ def test_encoder_gives_the_authors_numbers(variant: str) -> None:
     network = build(golden["config"])
     tensors = golden_files.make_state_dict(golden)
     encoder = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith("decoder.")}
-    naming = lambda name: authors_name(name).removeprefix("transformer.")  # noqa: E731
+
+    def naming(name: str) -> str:
+        return authors_name(name).removeprefix("transformer.")
+
     network.load_state_dict(fit_tensors(encoder, tensors, naming, golden["system"]), strict=False)
     assert (
         sum(network.get_parameter(name).numel() for name, _ in network.named_parameters() if name in encoder)

@@ -48,7 +48,10 @@ def test_stage_gives_the_authors_numbers(variant: str) -> None:
         checkpointing=False,
     ).eval()
     tensors = {name: t for name, t in golden_files.make_state_dict(golden).items() if not IGNORED.search(name)}
-    naming = lambda name: authors_name(f"stages.0.{name}").removeprefix("swin_unet.layers.0.")  # noqa: E731
+
+    def naming(name: str) -> str:
+        return authors_name(f"stages.0.{name}").removeprefix("swin_unet.layers.0.")
+
     stage.load_state_dict(fit_tensors(stage.state_dict(), tensors, naming, golden["system"]))
     (tokens,) = golden_files.make_inputs(golden)
     with torch.no_grad():
