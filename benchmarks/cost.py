@@ -26,6 +26,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.da_transunet import DATransUNet
 from nnunetv2_ext.architectures.danie import DANIE
 from nnunetv2_ext.architectures.danie import PRESETS as DANIE_PRESETS
@@ -42,8 +43,7 @@ from nnunetv2_ext.architectures.unets.r2unet import R2UNet
 from nnunetv2_ext.architectures.unets.resunet_pp import ResUNetPP
 from nnunetv2_ext.architectures.unets.unet import UNet
 from nnunetv2_ext.architectures.unets.vnet import VNet
-from nnunetv2_ext.cost import bytes_kept_for_backward
-from nnunetv2_ext.tables import format_table
+from nnunetv2_ext.io.tables import format_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PATCH_3D = PRESETS["synapse"]["patch_size"]

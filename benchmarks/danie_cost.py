@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunetv2_ext.architectures.cost import move_off_meta
 from nnunetv2_ext.architectures.danie import DANIE, PRESETS
-from nnunetv2_ext.cost import move_off_meta
-from nnunetv2_ext.tables import format_table
+from nnunetv2_ext.io.tables import format_table
 
 PAPER_SIZE, PAPER_CHANNELS, PAPER_CLASSES = 256, 3, 9
 

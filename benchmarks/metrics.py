@@ -28,7 +28,7 @@ from nnunetv2_ext.evaluation.cases import score_pair
 from nnunetv2_ext.evaluation.images import LabelImage
 from nnunetv2_ext.evaluation.labels import LABEL_MAPS
 from nnunetv2_ext.evaluation.protocols import PROTOCOLS
-from nnunetv2_ext.tables import format_table
+from nnunetv2_ext.io.tables import format_table
 
 SPACING = (2.5, 0.8, 0.8)
 LABELS = LABEL_MAPS["synapse-transunet"]

@@ -14,7 +14,7 @@ from nnunetv2_ext import cli
 from nnunetv2_ext._register import DISCOVERY_FOLDER
 from nnunetv2_ext.architectures.peca_net import PECANet
 from nnunetv2_ext.catalog import TRAINERS
-from nnunetv2_ext.tables import format_table
+from nnunetv2_ext.io.tables import format_table
 from nnunetv2_ext.trainers.base import geometry_from_plan
 from nnunetv2_ext.weights.peca_net import authors_name
 from tests.planned_data import LABELS, PlannedData
@@ -139,7 +139,7 @@ def test_plans_train_our_network_with_a_stock_trainer(planned_data: PlannedData,
 
 
 def test_trainer_refuses_plans_of_another_network(planned_data: PlannedData, tmp_path: Path, monkeypatch) -> None:
-    from nnunetv2_ext.plans import network_plans
+    from nnunetv2_ext.commands.plans import network_plans
 
     plans, left_out = network_plans(planned_data.plans(LABELS), "PECANet", "Named")
     assert left_out == []

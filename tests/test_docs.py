@@ -27,6 +27,7 @@ import yaml
 from benchmarks import danie_cost
 from nnunetv2_ext._register import OPT_OUT_VARIABLE
 from nnunetv2_ext.architectures import danie, peca_net
+from nnunetv2_ext.architectures.cost import estimate_cost
 from nnunetv2_ext.architectures.danie import DANIE
 from nnunetv2_ext.architectures.danie import PRESETS as PRESETS_OF_DANIE
 from nnunetv2_ext.architectures.geometry import Geometry
@@ -35,8 +36,7 @@ from nnunetv2_ext.architectures.peca_net import PRESETS, PECANet
 from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.cli import build_parser
-from nnunetv2_ext.cost import estimate_cost
-from nnunetv2_ext.listing import trainers_table
+from nnunetv2_ext.commands.list import trainers_table
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
 from nnunetv2_ext.trainers.names import GRAMMAR, parse_name

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from nnunetv2_ext.architectures import da_transunet, swin_unet
+from nnunetv2_ext.architectures.cost import estimate_cost
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.cost import estimate_cost
 from tests import golden_files
 from tests.test_docs import ROOT, number, table
 

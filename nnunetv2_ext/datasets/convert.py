@@ -29,8 +29,8 @@ from tqdm import tqdm
 from nnunetv2_ext.datasets.registry import check_options, find_dataset
 from nnunetv2_ext.datasets.source import Case, CaseWriter, Source, count_phrase
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.files import whole_file
-from nnunetv2_ext.workers import end_with_parent
+from nnunetv2_ext.io.files import whole_file
+from nnunetv2_ext.io.workers import end_with_parent
 
 __all__ = ["Report", "collect_dataset", "convert", "default_processes", "format_report", "write_source"]
 

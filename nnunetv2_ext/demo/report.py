@@ -14,7 +14,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from nnunetv2_ext.tables import format_table
+from nnunetv2_ext.io.tables import format_table
 
 __all__ = ["Scores", "draw_overlay", "read_scores", "scores_table", "write_report"]
 

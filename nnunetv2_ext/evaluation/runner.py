@@ -19,8 +19,8 @@ from nnunetv2_ext.evaluation.images import FILE_ENDINGS
 from nnunetv2_ext.evaluation.labels import LabelMap, find_labels
 from nnunetv2_ext.evaluation.protocols import Protocol, find_protocol
 from nnunetv2_ext.evaluation.report import Evaluation, write_files
-from nnunetv2_ext.files import prepare_output, whole_folder
-from nnunetv2_ext.workers import end_with_parent
+from nnunetv2_ext.io.files import prepare_output, whole_folder
+from nnunetv2_ext.io.workers import end_with_parent
 
 __all__ = ["evaluate_folders", "pair_files"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from nnunetv2_ext.datasets.volumes import require_whole
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.files import whole_file
+from nnunetv2_ext.io.files import whole_file
 from nnunetv2_ext.submission.model import load_predictor
 
 if TYPE_CHECKING:

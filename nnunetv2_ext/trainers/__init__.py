@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 
-from nnunetv2_ext.trainers.names import closest_name, parse_name
+from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.trainers.names import GRAMMAR, closest_name, parse_name
 
-__all__ = ["find_trainer"]
+__all__ = ["find_own_trainer", "find_trainer"]
 
 
 def find_trainer(name: str) -> type | None:
@@ -34,6 +36,20 @@ def find_trainer(name: str) -> type | None:
     trainer.__module__ = __name__
     globals()[name] = trainer
     return trainer
+
+
+def find_own_trainer(name: str) -> type:
+    """Return a trainer class of this package, or a variant of one, by its name.
+
+    Raises:
+        UserError: if there is none; says which name was probably meant.
+    """
+    parsed = parse_name(name)
+    if parsed is None or parsed[0] not in TRAINERS:
+        suggestion = closest_name(name)
+        meant = f"did you mean {suggestion}?" if suggestion else "`nnUNetv2_ext list` shows them."
+        raise UserError(f"nnunetv2_ext has no trainer {name} ({meant} A variant is written BASE{GRAMMAR}.)")
+    return find_trainer(name)
 
 
 def __getattr__(name: str) -> type:

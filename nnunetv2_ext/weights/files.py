@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.files import whole_file
+from nnunetv2_ext.io.files import whole_file
 
 __all__ = ["WeightsError", "load_without_executing", "read_checkpoint", "write_checkpoint"]
 

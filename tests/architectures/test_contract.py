@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunetv2_ext.architectures.cost import move_off_meta
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS, TrainerEntry
-from nnunetv2_ext.cost import move_off_meta
 from tests.plan_matrix import PLANS, Plan, distinct_strides
 
 pytestmark = pytest.mark.usefixtures("narrow")
@@ -212,7 +212,7 @@ class TestAnyNetwork:
 
     def test_recomputation_keeps_less(self, entry: TrainerEntry, plan: Plan, monkeypatch) -> None:
         """`nnUNet_ext_checkpointing=1` reaches the network, keeps less memory and gives the same numbers."""
-        from nnunetv2_ext.cost import bytes_kept_for_backward
+        from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 
         kept, outputs = [], []
         for value in ("0", "1"):

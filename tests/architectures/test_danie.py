@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.danie_cost import count_danie
 from nnunetv2_ext.architectures import danie
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.danie import (
     DANIE,
     EH,
@@ -25,7 +26,6 @@ from nnunetv2_ext.architectures.danie import (
     JointPreservation,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
 from tests.narrow import NARROW
 
 SMALL = NARROW[DANIE]

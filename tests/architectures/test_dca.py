@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.dca import (
     DCA,
     LAYOUTS,
@@ -20,7 +21,6 @@ from nnunetv2_ext.architectures.dca import (
 )
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.layers.resize import average_to, interpolate_to
-from nnunetv2_ext.cost import bytes_kept_for_backward
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.files import WeightsError
 from tests import golden_files

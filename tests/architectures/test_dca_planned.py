@@ -9,9 +9,9 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import estimate_cost
 from nnunetv2_ext.architectures.dca_planned import DCAPlannedNetwork
 from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
-from nnunetv2_ext.cost import estimate_cost
 from tests.plan_matrix import PLANS
 
 UNETS = "dynamic_network_architectures.architectures.unet"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import estimate_cost
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.unets.blocks import Layers
 from nnunetv2_ext.architectures.unets.common import UShapedNetwork, scale_dilations
@@ -18,7 +19,6 @@ from nnunetv2_ext.architectures.unets.r2unet import R2UNet
 from nnunetv2_ext.architectures.unets.resunet_pp import ResUNetPP
 from nnunetv2_ext.architectures.unets.unet import UNet
 from nnunetv2_ext.architectures.unets.vnet import VNet
-from nnunetv2_ext.cost import estimate_cost
 from nnunetv2_ext.weights import from_authors
 from tests import golden_files
 

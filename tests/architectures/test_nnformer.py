@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.nnformer import (
     CrossAttentionBlock,
@@ -18,7 +19,6 @@ from nnunetv2_ext.architectures.nnformer import (
     clip_to_smallest_axis,
 )
 from nnunetv2_ext.architectures.reca import DropPath
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.weights import from_authors, nnformer
 from nnunetv2_ext.weights.authors import fit_tensors, without_ignored
 from tests import golden_files

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.peca_net import PRESETS, PairedAttention, ParallelInteraction, PECANet
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.weights import from_authors
 from tests import golden_files
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.reca import (
     DropPath,
     PatchMerging,
@@ -23,7 +24,6 @@ from nnunetv2_ext.architectures.reca import (
     recurrent_attention,
     run_blocks,
 )
-from nnunetv2_ext.cost import bytes_kept_for_backward
 from nnunetv2_ext.weights.authors import fit_tensors
 from tests import golden_files
 

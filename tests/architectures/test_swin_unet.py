@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.reca import DropPath, WindowBlock
 from nnunetv2_ext.architectures.swin_unet import PRESETS, Stage, SwinUNet
-from nnunetv2_ext.cost import bytes_kept_for_backward
 from nnunetv2_ext.trainers.swin_unet import nnUNetTrainerSwinUNet
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors

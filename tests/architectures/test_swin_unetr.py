@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.swin_unetr import MERGING_ORDERS, SwinUNETR
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.weights import from_authors, swin_unetr
 from nnunetv2_ext.weights.authors import fit_tensors, without_ignored
 from nnunetv2_ext.weights.files import WeightsError

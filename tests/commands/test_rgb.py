@@ -12,7 +12,7 @@ import torch
 from skimage import io
 
 from nnunetv2_ext.architectures.danie import DANIE
-from nnunetv2_ext.plans import write_network_plans
+from nnunetv2_ext.commands.plans import write_network_plans
 from tests.narrow import NARROW
 from tests.planned_data import PlannedData, clean_environment, run
 

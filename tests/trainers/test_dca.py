@@ -13,7 +13,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_ext import cli
-from nnunetv2_ext.plans import network_plans
+from nnunetv2_ext.commands.plans import network_plans
 from nnunetv2_ext.trainers import find_trainer
 from tests.planned_data import LABELS, PlannedData
 from tests.trainers.test_contract import make_trainer, one_epoch, predict

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from nnunetv2_ext import catalog
-from nnunetv2_ext.plans import network_names
+from nnunetv2_ext.commands.plans import network_names
 from nnunetv2_ext.trainers import find_trainer, pretrained
 from nnunetv2_ext.trainers.pretrained import ImageNetStartMixin
 from nnunetv2_ext.weights.files import WeightsError

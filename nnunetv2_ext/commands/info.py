@@ -1,16 +1,23 @@
-"""A network as it would be built: sizes, cost, outputs and recipe, for people to read."""
+"""`nnUNetv2_ext info`: a network as it would be built, with its sizes, cost, outputs and recipe."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.cost import estimate_cost
-from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
-from nnunetv2_ext.tables import format_table
+from nnunetv2_ext.commands._options import add_plan_options
+from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.io.tables import format_table
+from nnunetv2_ext.plans.dataset import read_planned_dataset
+from nnunetv2_ext.trainers import find_own_trainer
 
-__all__ = ["describe_network", "describe_planned_network"]
+if TYPE_CHECKING:
+    from nnunetv2_ext.architectures.geometry import Geometry
+
+__all__ = ["HELP", "add_arguments", "describe_network", "describe_planned_network", "run"]
+
+HELP = "Show a network as it would be built, and what it costs."
 
 
 def _size(values: Sequence[int]) -> str:
@@ -77,6 +84,8 @@ def describe_network(
         networks.append(trainer.build_network(geometry, input_channels, num_classes))
         return networks[-1]
 
+    from nnunetv2_ext.architectures.cost import estimate_cost
+
     cost = estimate_cost(build)
     network = networks[-1]
     stages = network.describe_stages()
@@ -124,3 +133,35 @@ def _describe_recipe(trainer: type, network: Any) -> str:
         weights = recipe.output_weights(len(network.output_strides))
         text += f" with output weights {', '.join(f'{weight:.3f}' for weight in weights)}"
     return text
+
+
+def _stride(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(value) for value in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a stride; write one number per axis, as 1,2,2") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_plan_options(parser, required=False)
+    parser.add_argument("--patch", metavar="N", type=int, nargs="+", help="voxels per axis, instead of a dataset")
+    parser.add_argument("--strides", metavar="A,B,C", type=_stride, nargs="+", help="strides, one entry per pooling")
+    parser.add_argument("--channels", type=int, default=1, help="input channels (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=2, help="classes with background (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Describe the network of a planned dataset, or of explicit sizes."""
+    from nnunetv2_ext.architectures.geometry import Geometry
+
+    find_own_trainer(arguments.tr)
+    if arguments.patch is not None and arguments.strides is not None:
+        geometry = Geometry.from_strides(arguments.patch, arguments.strides)
+        print(
+            describe_network(arguments.tr, geometry, input_channels=arguments.channels, num_classes=arguments.classes)
+        )
+    elif arguments.d is not None and arguments.c is not None:
+        print(describe_planned_network(arguments.tr, arguments.d, arguments.c, arguments.p))
+    else:
+        raise UserError("info needs a planned dataset (-d and -c), or sizes (--patch and --strides).")

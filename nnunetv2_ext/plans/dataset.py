@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["PlannedDataset", "find_own_trainer", "read_planned_dataset"]
+__all__ = ["PlannedDataset", "read_planned_dataset"]
 
 
 @dataclass(frozen=True)
@@ -83,20 +82,3 @@ def read_planned_dataset(dataset: str, plans_name: str = "nnUNetPlans") -> Plann
         plans=_read_json(found[0] / f"{plans_name}.json", remedy),
         dataset_json=_read_json(found[0] / "dataset.json", remedy),
     )
-
-
-def find_own_trainer(name: str) -> type:
-    """Give a trainer class of this package, or a variant of one, by its name.
-
-    Raises:
-        UserError: if there is none; says which name was probably meant.
-    """
-    from nnunetv2_ext.trainers import find_trainer
-    from nnunetv2_ext.trainers.names import GRAMMAR, closest_name, parse_name
-
-    parsed = parse_name(name)
-    if parsed is None or parsed[0] not in TRAINERS:
-        suggestion = closest_name(name)
-        meant = f"did you mean {suggestion}?" if suggestion else "`nnUNetv2_ext list` shows them."
-        raise UserError(f"nnunetv2_ext has no trainer {name} ({meant} A variant is written BASE{GRAMMAR}.)")
-    return find_trainer(name)

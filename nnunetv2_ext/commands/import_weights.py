@@ -1,20 +1,22 @@
-"""From a checkpoint of elsewhere to a file that nnU-Net's `-pretrained_weights` takes."""
+"""`nnUNetv2_ext import-weights`: a checkpoint of elsewhere as a file for nnU-Net's `-pretrained_weights`."""
 
 from __future__ import annotations
 
+import argparse
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
+from nnunetv2_ext.commands._options import add_plan_options
+from nnunetv2_ext.plans.dataset import read_planned_dataset
+from nnunetv2_ext.trainers import find_own_trainer
 from nnunetv2_ext.trainers.names import parse_name
-from nnunetv2_ext.weights.authors import fit_tensors, system_module, without_ignored
-from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
 
-__all__ = ["import_weights"]
+__all__ = ["HELP", "add_arguments", "import_weights", "run"]
+
+HELP = "Turn a checkpoint into a file for nnU-Net's -pretrained_weights."
 
 # nnU-Net's loader skips the tensors with this in their name, so that a network can be tuned to other classes.
 _SEGMENTATION_LAYERS = re.compile(r"\.seg_layers\.")
@@ -46,6 +48,12 @@ def import_weights(
         UserError: for a trainer, dataset, plans or configuration that does not exist.
         WeightsError: if the file cannot be read, or its tensors do not fit that plan; the message names them.
     """
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_ext.weights.authors import fit_tensors, system_module, without_ignored
+    from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
+
     trainer = find_own_trainer(trainer_name)
     planned = read_planned_dataset(dataset, plans_name)
     planned.require_configuration(configuration)
@@ -93,3 +101,40 @@ def import_weights(
         "taken": len(fitting),
         "fresh": sorted(expected.keys() - fitting.keys()),
     }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    origin = "the authors' file, one of ours, or nnU-Net's where the method extends the planned network"
+    parser.add_argument("-i", metavar="CHECKPOINT", type=Path, required=True, help=origin)
+    parser.add_argument("-o", metavar="FILE", type=Path, required=True, help="file to write")
+    add_plan_options(parser, required=True)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the file, and print what it holds and how to train from it."""
+    report = import_weights(
+        arguments.i,
+        arguments.o,
+        trainer_name=arguments.tr,
+        dataset=arguments.d,
+        configuration=arguments.c,
+        plans_name=arguments.p,
+    )
+    sources = {"authors": "the authors' code", "nnunet": "nnU-Net's own network", "nnunetv2_ext": "nnunetv2_ext"}
+    print(f"Wrote {arguments.o}: {report['taken']} tensors from a checkpoint of {sources[report['source']]}.")
+    if report["fresh"]:
+        fresh = ", ".join(_shorten(report["fresh"]))
+        print(f"Not in the checkpoint or of other classes, and so as initialised: {fresh}.")
+    print("nnU-Net starts the segmentation layers anew with -pretrained_weights.")
+    print(
+        f"Train with: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr {arguments.tr} -p {arguments.p} "
+        f"-pretrained_weights {arguments.o}"
+    )
+
+
+def _shorten(names: Sequence[str], most: int = 8) -> list[str]:
+    """Name a part of a network as a whole where more than `most` of its tensors are listed."""
+    parts = Counter(name.partition(".")[0] for name in names)
+    whole = [f"{part}.* ({count} tensors)" for part, count in parts.items() if count > most]
+    return whole + [name for name in names if parts[name.partition(".")[0]] <= most]

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunetv2_ext.cost import move_off_meta
+from nnunetv2_ext.architectures.cost import move_off_meta
 
 
 def test_networks_with_modules_and_parameters_in_two_places_leave_the_meta_device() -> None:

@@ -1,4 +1,4 @@
-"""The route without any discovery: a plans file that names a network of this package.
+"""`nnUNetv2_ext plans`, the route without any discovery: a plans file that names a network of this package.
 
 With such plans every stock trainer of nnU-Net, and each of its variants, trains our network. The optimiser cannot
 travel this way: it is the stock trainer's.
@@ -6,6 +6,7 @@ travel this way: it is the stock trainer's.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import itertools
 import json
@@ -15,10 +16,13 @@ from typing import Any
 
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.files import whole_file
-from nnunetv2_ext.planned import find_own_trainer, read_planned_dataset
+from nnunetv2_ext.io.files import whole_file
+from nnunetv2_ext.plans.dataset import read_planned_dataset
+from nnunetv2_ext.trainers import find_own_trainer
 
-__all__ = ["network_names", "write_network_plans"]
+__all__ = ["HELP", "add_arguments", "network_names", "network_plans", "run", "write_network_plans"]
+
+HELP = "Write a plans file that names a network, for use with nnU-Net's own trainers."
 
 _PREFIX = "nnUNetTrainer"
 
@@ -112,3 +116,20 @@ def write_network_plans(
     with whole_file(path) as partial:
         partial.write_text(json.dumps(plans, indent=4), encoding="utf-8")
     return path, left_out
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("-d", metavar="DATASET", required=True, help="number or name of a planned dataset")
+    parser.add_argument("network", metavar="NETWORK", help="a trainer's name without nnUNetTrainer, as PECANet")
+    parser.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="plans to start from (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the plans, and print how to train with them."""
+    path, left_out = write_network_plans(arguments.d, arguments.network, arguments.p, overwrite=arguments.overwrite)
+    print(f"Wrote {path}.")
+    if left_out:
+        print(f"Left out, because {arguments.network} does not serve their dimension: {', '.join(left_out)}.")
+    print(f"Train with: nnUNetv2_train {arguments.d} CONFIGURATION FOLD -p {path.stem} -tr nnUNetTrainer")

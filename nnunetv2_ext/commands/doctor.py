@@ -1,7 +1,8 @@
-"""Is everything there that training needs? One check a fact, each problem with its remedy."""
+"""`nnUNetv2_ext doctor`: whether everything is there that training needs, each problem with its remedy."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib
 import importlib.metadata
@@ -18,7 +19,9 @@ from pathlib import Path
 from nnunetv2_ext._register import DISCOVERY_FOLDER, OPT_OUT_VARIABLE, SEARCH_PATH_VARIABLE
 from nnunetv2_ext.catalog import TRAINERS
 
-__all__ = ["Check", "examine", "format_report"]
+__all__ = ["HELP", "Check", "add_arguments", "examine", "format_report", "run"]
+
+HELP = "Check versions, discovery, nnU-Net's folders, devices and workers."
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 SHARED_MEMORY_FOLDER = Path("/dev/shm")
@@ -221,3 +224,15 @@ def format_report(checks: list[Check]) -> str:
     failed = sum(check.failed for check in checks)
     lines.append("Ready to train." if not failed else f"{failed} problem{'s' if failed > 1 else ''} to solve first.")
     return "\n".join(lines)
+
+
+def add_arguments(_parser: argparse.ArgumentParser) -> None:
+    """Add nothing: the command has no options."""
+
+
+def run(_arguments: argparse.Namespace) -> None:
+    """Print the checks; exit code 1 if training cannot work as things are."""
+    checks = examine()
+    print(format_report(checks))
+    if any(check.failed for check in checks):
+        raise SystemExit(1)

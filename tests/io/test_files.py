@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.files import prepare_output, whole_file, whole_folder
+from nnunetv2_ext.io.files import prepare_output, whole_file, whole_folder
 
 
 def prepare(path: Path, overwrite: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""Whole-or-nothing files and folders, worker processes, and tables."""

@@ -1,0 +1,1 @@
+"""What nnU-Net planned for a dataset."""
