@@ -43,7 +43,7 @@ from nnunetv2_ext.trainers.names import GRAMMAR, parse_name
 from nnunetv2_ext.weights.imagenet import FOLDER_VARIABLE
 from nnunetv2_ext.weights.peca_net import authors_name
 from tests import golden_files
-from tests.narrow import NARROW, narrow_networks
+from tests.narrow import narrow_networks
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
@@ -382,7 +382,7 @@ def test_table_of_danies_plans() -> None:
     for patch, padded, window, grids in table(DANIE_PAGE, "patch"):
         (patch_size,) = sizes(patch)
         with torch.device("meta"):
-            network = DANIE(1, 2, patch_size=patch_size, **NARROW[DANIE])
+            network = DANIE(1, 2, patch_size=patch_size, **DANIE.narrow_settings)
         assert [network.padded_size] == sizes(padded)
         stages = network.describe_stages()
         assert [stages[0]["window"]] == sizes(window)

@@ -18,7 +18,7 @@ tokens, c inner channels of a dual-attention block.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -441,6 +441,16 @@ class DATransUNet(SegmentationNetwork):
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2,)
+    narrow_settings: ClassVar[Mapping[str, Any]] = {
+        "stem_width": 32,
+        "resnet_layers": (1, 1, 1),
+        "hidden_size": 128,
+        "mlp_dim": 128,
+        "num_heads": 4,
+        "num_layers": 2,
+        "decoder_head_channels": 32,
+        "decoder_channels": (16, 16, 8, 8),
+    }
 
     def __init__(
         self,

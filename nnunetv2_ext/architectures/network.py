@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ class SegmentationNetwork(nn.Module, ABC):
         served_dims: the dimensions that the method allows.
         beyond_plan: for a method that extends the planned network, the prefixes of the tensors that nnU-Net's own
             network of the same plan does not have.
+        narrow_settings: constructor arguments that make the network small enough for tests that compute with it; empty
+            where the plan sets the widths.
         input_channels: channels of the input.
         patch_size: voxels per axis of the input.
         output_strides: per output, highest resolution first, its stride against the input, per axis.
@@ -40,6 +43,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     served_dims: ClassVar[tuple[int, ...]] = (2, 3)
     beyond_plan: ClassVar[tuple[str, ...]] = ()
+    narrow_settings: ClassVar[Mapping[str, Any]] = {}
     input_channels: int
     patch_size: tuple[int, ...]
     output_strides: tuple[tuple[int, ...], ...]

@@ -19,7 +19,7 @@ embedding and the blocks whole.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -388,6 +388,7 @@ class NNFormer(SegmentationNetwork):
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2, 3)
+    narrow_settings: ClassVar[Mapping[str, Any]] = {"embed_dim": 16, "num_heads": [2, 4, 8, 16], "depths": [2, 1, 1, 1]}
 
     def __init__(
         self,

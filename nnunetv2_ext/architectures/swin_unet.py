@@ -20,7 +20,7 @@ backward pass up to that map, and so are window partitions, activations and atte
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -237,6 +237,11 @@ class SwinUNet(SegmentationNetwork):
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2,)
+    narrow_settings: ClassVar[Mapping[str, Any]] = {
+        "embed_dim": 8,
+        "depths": (2, 1, 1, 1),
+        "num_heads": (1, 2, 2, 4),
+    }
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ Memory: of a residual block the backward pass keeps the inputs of its 3-wide con
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -229,6 +229,11 @@ class SwinUNETR(SegmentationNetwork):
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2, 3)
+    narrow_settings: ClassVar[Mapping[str, Any]] = {
+        "feature_size": 8,
+        "num_heads": [1, 2, 4, 8],
+        "depths": [2, 1, 1, 1],
+    }
 
     def __init__(
         self,

@@ -27,6 +27,9 @@ __all__ = [
     "nnUNetTrainerDATransUNet_pretrained",
 ]
 
+# timm's model has no smaller stem than the published one.
+TIMMS_STEM: Mapping[str, Any] = {"stem_width": 64, "resnet_layers": (3, 4, 9)}
+
 
 class nnUNetTrainerDATransUNet(nnUNetTrainerExt):
     """DA-TransUNet with plain self-attention in its transformer, from random weights."""
@@ -46,9 +49,11 @@ class nnUNetTrainerDATransUNet_pretrained(ImageNetStartMixin, nnUNetTrainerDATra
     """DA-TransUNet with plain self-attention, from ImageNet weights, as the authors start."""
 
     imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    narrow_settings: ClassVar[Mapping[str, Any]] = TIMMS_STEM
 
 
 class nnUNetTrainerDATransUNetRecA_pretrained(ImageNetStartMixin, nnUNetTrainerDATransUNetRecA):
     """DA-TransUNet with RecA, from ImageNet weights, as the authors start."""
 
     imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    narrow_settings: ClassVar[Mapping[str, Any]] = TIMMS_STEM

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -22,9 +22,11 @@ class ImageNetStartMixin:
 
     Attributes:
         imagenet_weights: from a network to the published weights that it can start from.
+        narrow_settings: over the network's `narrow_settings`, the arguments that timm's model cannot have so small.
     """
 
     imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]]
+    narrow_settings: ClassVar[Mapping[str, Any]] = {}
     _starts_afresh: bool = False
 
     def on_train_start(self) -> None:

@@ -26,9 +26,8 @@ from nnunetv2_ext.architectures.danie import (
     JointPreservation,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
-from tests.narrow import NARROW
 
-SMALL = NARROW[DANIE]
+SMALL = DANIE.narrow_settings
 C, H, W = 32, 3, 2
 
 

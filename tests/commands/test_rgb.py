@@ -13,7 +13,6 @@ from skimage import io
 
 from nnunetv2_ext.architectures.danie import DANIE
 from nnunetv2_ext.commands.plans import write_network_plans
-from tests.narrow import NARROW
 from tests.planned_data import PlannedData, clean_environment, run
 
 pytestmark = [pytest.mark.commands, pytest.mark.slow]
@@ -75,7 +74,7 @@ def test_colour_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plans = json.loads(path.read_text())
     planned = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
     assert planned["backbone"] == "maxvit_rmlp_tiny_rw_256"
-    planned.update(NARROW[DANIE])
+    planned.update(DANIE.narrow_settings)
     path.write_text(json.dumps(plans))
 
     command("nnUNetv2_train", "851", "2d", "all", "-p", PLANS, "-tr", TRAINER, "-device", "cpu", nnUNet_n_proc_DA="0")

@@ -13,7 +13,6 @@ from nnunetv2_ext.architectures.danie import DANIE, PRESETS
 from nnunetv2_ext.weights.danie import imagenet_weights
 from nnunetv2_ext.weights.files import WeightsError
 from nnunetv2_ext.weights.imagenet import FOLDER_VARIABLE, load_imagenet_weights
-from tests.narrow import NARROW
 
 
 @pytest.mark.parametrize(
@@ -45,7 +44,7 @@ def test_published_models_fit_the_presets(preset: str, model: str, parameters: i
 def test_loads_for_any_number_of_channels(preset: str, channels: int, published_weights: Path, monkeypatch) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(published_weights))
     torch.manual_seed(1)
-    network = DANIE(channels, 2, patch_size=(40, 96), **{**PRESETS[preset], **NARROW[DANIE]})
+    network = DANIE(channels, 2, patch_size=(40, 96), **{**PRESETS[preset], **DANIE.narrow_settings})
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     report = load_imagenet_weights(network, imagenet_weights(network))
     published = load_file(published_weights / f"{report.model}.safetensors")
@@ -64,11 +63,11 @@ def test_loads_for_any_number_of_channels(preset: str, channels: int, published_
 def test_tables_of_positions_are_resized(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backbone that is not an `rmlp` one has tables, which timm resizes; the log says so."""
     torch.manual_seed(0)
-    settings = NARROW[DANIE]["backbone_settings"]
+    settings = DANIE.narrow_settings["backbone_settings"]
     backbone = "maxvit_tiny_rw_224"
     save_file(timm.create_model(backbone, **settings).state_dict(), tmp_path / f"{backbone}.sw_in1k.safetensors")
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    network = DANIE(3, 2, patch_size=(64, 96), **{**NARROW[DANIE], "backbone": backbone})
+    network = DANIE(3, 2, patch_size=(64, 96), **{**DANIE.narrow_settings, "backbone": backbone})
     report = load_imagenet_weights(network, imagenet_weights(network))
     tables = [name for name in network.state_dict() if name.endswith("relative_position_bias_table")]
     assert len(tables) == 8
@@ -77,7 +76,7 @@ def test_tables_of_positions_are_resized(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_without_the_stream_there_is_nothing_to_load() -> None:
-    network = DANIE(3, 2, patch_size=(64, 64), self_attention=False, **NARROW[DANIE])
+    network = DANIE(3, 2, patch_size=(64, 64), self_attention=False, **DANIE.narrow_settings)
     with pytest.raises(WeightsError, match="without self_attention has no backbone"):
         imagenet_weights(network)
 
@@ -85,7 +84,7 @@ def test_without_the_stream_there_is_nothing_to_load() -> None:
 def test_another_size_of_backbone_is_refused(published_weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published weights belong to published sizes."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(published_weights))
-    settings = {**NARROW[DANIE]["backbone_settings"], "depths": [1, 1, 2, 1]}
-    network = DANIE(3, 2, patch_size=(64, 64), **{**NARROW[DANIE], "backbone_settings": settings})
+    settings = {**DANIE.narrow_settings["backbone_settings"], "depths": [1, 1, 2, 1]}
+    network = DANIE(3, 2, patch_size=(64, 64), **{**DANIE.narrow_settings, "backbone_settings": settings})
     with pytest.raises(WeightsError, match="does not hold the weights of the timm model maxvit_rmlp_tiny_rw_256"):
         load_imagenet_weights(network, imagenet_weights(network))
