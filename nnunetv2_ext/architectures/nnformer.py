@@ -75,14 +75,6 @@ def _window_settings(grid: Sequence[int], window: int | Sequence[int], position_
     return {"window": window, "shift": shift, "position_index": position_index if cube else "exact"}
 
 
-def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    return x.movedim(-1, 1)
-
-
 class Embedding(nn.Module):
     """Four 3-wide convolutions; GELU and layer norm after the first three, layer norm after the last.
 
@@ -113,7 +105,7 @@ class Embedding(nn.Module):
         x = self.conv1(x)
         for norm, conv in ((self.norm1, self.conv2), (self.norm2, self.conv3), (self.norm3, self.conv4)):
             x = recompute(_Step(norm, conv), x)
-        return self.norm4(_channels_last(x))
+        return self.norm4(nd.channels_last(x))
 
 
 class _Step(nn.Module):
@@ -124,7 +116,7 @@ class _Step(nn.Module):
         self.norm, self.conv = norm, conv
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(_channels_first(self.norm(F.gelu(_channels_last(x)))))
+        return self.conv(nd.channels_first(self.norm(F.gelu(nd.channels_last(x)))))
 
 
 class Downsampling(nn.Module):
@@ -140,10 +132,10 @@ class Downsampling(nn.Module):
         self.conv = nd.conv(len(stride))(channels, 2 * channels, 3, stride=tuple(stride), padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _channels_last(recompute(self._apply_all, x)).contiguous()
+        return nd.channels_last(recompute(self._apply_all, x)).contiguous()
 
     def _apply_all(self, x: Tensor) -> Tensor:
-        return self.conv(_channels_first(self.norm(F.gelu(x))))
+        return self.conv(nd.channels_first(self.norm(F.gelu(x))))
 
 
 class EncoderStage(WindowStage):
@@ -274,12 +266,12 @@ class DecoderStage(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = _channels_last(recompute(self._upsample, x)).contiguous()
+        x = nd.channels_last(recompute(self._upsample, x)).contiguous()
         x = checkpoint(self.cross, x, skip) if self.checkpointing else self.cross(x, skip)
         return run_blocks(self.blocks, x, reca=False, checkpointing=self.checkpointing)
 
     def _upsample(self, x: Tensor) -> Tensor:
-        return self.upsample(_channels_first(self.norm(x)))
+        return self.upsample(nd.channels_first(self.norm(x)))
 
 
 class Encoder(nn.Module):
@@ -340,7 +332,7 @@ class Decoder(nn.Module):
 
     @staticmethod
     def _predict(layer: nn.Module, x: Tensor) -> Tensor:
-        return layer(_channels_first(x)).contiguous()
+        return layer(nd.channels_first(x)).contiguous()
 
 
 class NNFormer(SegmentationNetwork):

@@ -133,7 +133,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         # The stages add to this map; in order, since each addition of another order would move it once more.
-        x = self.embedding(x).movedim(1, -1).contiguous()
+        x = nd.channels_last(self.embedding(x)).contiguous()
         skips = [self._normalise(x)]
         for stage in self.stages:
             x = stage(x)
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
     @staticmethod
     def _normalise(x: Tensor) -> Tensor:
         """Norm of the channels at each position, without parameters; the stages see the map without it."""
-        return as_factor(F.layer_norm(x, x.shape[-1:])).movedim(-1, 1).contiguous()
+        return nd.channels_first(as_factor(F.layer_norm(x, x.shape[-1:]))).contiguous()
 
 
 class DecoderLevel(nn.Module):
