@@ -27,8 +27,9 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.window_attention import norms_biases_and_tables
 from nnunetv2_ext.architectures.network import SegmentationNetwork
-from nnunetv2_ext.architectures.reca import norms_biases_and_tables, recurrent_attention, run_blocks
+from nnunetv2_ext.architectures.reca import recurrent_attention, run_blocks
 
 __all__ = ["PRESETS", "ChannelAttention", "DATransUNet", "DualAttention", "PositionAttention", "ResNetStem"]
 

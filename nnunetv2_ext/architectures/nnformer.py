@@ -28,19 +28,24 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry, halving_stride, stage_grids
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.recompute import recompute
-from nnunetv2_ext.architectures.network import SegmentationNetwork
-from nnunetv2_ext.architectures.reca import (
-    DropPath,
-    MLPBranch,
-    WindowBlock,
+from nnunetv2_ext.architectures.layers.drop_path import DropPath
+from nnunetv2_ext.architectures.layers.precision import as_factor
+from nnunetv2_ext.architectures.layers.rates import check_rate
+from nnunetv2_ext.architectures.layers.recompute import checkpoint, recompute
+from nnunetv2_ext.architectures.layers.window_attention import (
     WindowLayout,
     WindowPositionBias,
     clip_window,
-    describe_window_stages,
     norms_biases_and_tables,
-    run_blocks,
 )
+from nnunetv2_ext.architectures.layers.window_stage import (
+    MLPBranch,
+    WindowStage,
+    describe_window_stages,
+    window_blocks,
+)
+from nnunetv2_ext.architectures.network import SegmentationNetwork
+from nnunetv2_ext.architectures.reca import run_blocks
 
 __all__ = ["CrossAttentionBlock", "DecoderStage", "EncoderStage", "NNFormer", "clip_to_smallest_axis"]
 
@@ -68,14 +73,6 @@ def _window_settings(grid: Sequence[int], window: int | Sequence[int], position_
     window, shift = clip_to_smallest_axis(grid, window) if isinstance(window, int) else clip_window(grid, tuple(window))
     cube = len(window) == 3 and len(set(window)) == 1
     return {"window": window, "shift": shift, "position_index": position_index if cube else "exact"}
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.movedim(1, -1)
-
-
-def _channels_first(x: Tensor) -> Tensor:
-    return x.movedim(-1, 1)
 
 
 class Embedding(nn.Module):
@@ -108,7 +105,7 @@ class Embedding(nn.Module):
         x = self.conv1(x)
         for norm, conv in ((self.norm1, self.conv2), (self.norm2, self.conv3), (self.norm3, self.conv4)):
             x = recompute(_Step(norm, conv), x)
-        return self.norm4(_channels_last(x))
+        return self.norm4(nd.channels_last(x))
 
 
 class _Step(nn.Module):
@@ -119,7 +116,7 @@ class _Step(nn.Module):
         self.norm, self.conv = norm, conv
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(_channels_first(self.norm(F.gelu(_channels_last(x)))))
+        return self.conv(nd.channels_first(self.norm(F.gelu(nd.channels_last(x)))))
 
 
 class Downsampling(nn.Module):
@@ -135,26 +132,22 @@ class Downsampling(nn.Module):
         self.conv = nd.conv(len(stride))(channels, 2 * channels, 3, stride=tuple(stride), padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _channels_last(recompute(self._apply_all, x))
+        return nd.channels_last(recompute(self._apply_all, x)).contiguous()
 
     def _apply_all(self, x: Tensor) -> Tensor:
-        return self.conv(_channels_first(self.norm(F.gelu(x))))
+        return self.conv(nd.channels_first(self.norm(F.gelu(x))))
 
 
-class EncoderStage(nn.Module):
+class EncoderStage(WindowStage):
     """Window blocks, every second one shifted.
 
     Args:
         channels: C.
         num_heads: h.
-        depth: blocks.
         grid: n.
-        window: a number, a cube clipped by `clip_to_smallest_axis`; or one a axis, clipped axis by axis.
-        position_index: "nnformer" or "exact", for cubes; see `reca.position_rows`.
-        mlp_ratio: width of the MLPs' hidden layer against C.
-        drop_path: rates of stochastic depth, one a block.
-        reca: hand the sum of queries on from block to block.
-        checkpointing: recompute the blocks in the backward pass.
+        window: a number, a cube clipped by `clip_to_smallest_axis`; or one per axis, clipped axis by axis.
+        position_index: "nnformer" or "exact", for cubes; see `window_attention.position_rows`.
+        settings: the other arguments of `WindowStage`.
 
     Shape:
         (B, *n, C) to the same.
@@ -164,30 +157,14 @@ class EncoderStage(nn.Module):
         self,
         channels: int,
         num_heads: int,
-        depth: int,
         *,
         grid: Sequence[int],
         window: int | Sequence[int],
         position_index: str,
-        mlp_ratio: float,
-        drop_path: Sequence[float],
-        reca: bool,
-        checkpointing: bool,
+        **settings: Any,
     ) -> None:
-        super().__init__()
-        settings = {"grid": grid, "mlp_ratio": mlp_ratio, **_window_settings(grid, window, position_index)}
-        shift = settings.pop("shift")
-        self.reca = reca
-        self.checkpointing = checkpointing
-        self.blocks = nn.ModuleList(
-            WindowBlock(
-                channels, num_heads, shift=shift if number % 2 else None, drop_path=drop_path[number], **settings
-            )
-            for number in range(depth)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return run_blocks(self.blocks, x, reca=self.reca, checkpointing=self.checkpointing)
+        settings |= _window_settings(grid, window, position_index)
+        super().__init__(channels, num_heads, grid=grid, **settings)
 
 
 class WindowCrossAttention(nn.Module):
@@ -245,7 +222,7 @@ class CrossAttentionBlock(nn.Module):
         return x + self.drop_path(self.mlp(x))
 
     def _windows(self, x: Tensor) -> Tensor:
-        return self.layout.partition(self.norm(x))
+        return self.layout.partition(as_factor(self.norm(x)))
 
     def _project(self, skip: Tensor) -> Tensor:
         return self.attention.kv(self._windows(skip))
@@ -256,6 +233,7 @@ class DecoderStage(nn.Module):
 
     Args:
         stride: of the transposed convolution, per axis.
+        drop_path: rates of stochastic depth, of the cross-attention and of each block behind it.
         others: see `EncoderStage`; the attention is plain.
 
     Shape:
@@ -266,7 +244,6 @@ class DecoderStage(nn.Module):
         self,
         channels: int,
         num_heads: int,
-        depth: int,
         *,
         stride: Sequence[int],
         grid: Sequence[int],
@@ -283,19 +260,18 @@ class DecoderStage(nn.Module):
         settings = {"grid": grid, "mlp_ratio": mlp_ratio, **_window_settings(grid, window, position_index)}
         shift = settings.pop("shift")
         self.cross = CrossAttentionBlock(channels, num_heads, drop_path=drop_path[0], **settings)
-        self.blocks = nn.ModuleList(
-            WindowBlock(channels, num_heads, shift=shift, drop_path=drop_path[number], **settings)
-            for number in range(1, depth)
+        self.blocks = window_blocks(
+            channels, num_heads, shift=shift, drop_path=drop_path[1:], always_shifted=True, **settings
         )
         self.checkpointing = checkpointing
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = _channels_last(recompute(self._upsample, x))
-        x = recompute(self.cross, x, skip) if self.checkpointing else self.cross(x, skip)
+        x = nd.channels_last(recompute(self._upsample, x)).contiguous()
+        x = checkpoint(self.cross, x, skip) if self.checkpointing else self.cross(x, skip)
         return run_blocks(self.blocks, x, reca=False, checkpointing=self.checkpointing)
 
     def _upsample(self, x: Tensor) -> Tensor:
-        return self.upsample(_channels_first(self.norm(x)))
+        return self.upsample(nd.channels_first(self.norm(x)))
 
 
 class Encoder(nn.Module):
@@ -318,7 +294,7 @@ class Encoder(nn.Module):
         self.checkpointing = checkpointing
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = recompute(self.embedding, x) if self.checkpointing else self.embedding(x)
+        x = checkpoint(self.embedding, x) if self.checkpointing else self.embedding(x)
         skips = []
         for number, (stage, norm) in enumerate(zip(self.stages, self.norms, strict=True)):
             # The next stage sees the map without the norm.
@@ -356,7 +332,7 @@ class Decoder(nn.Module):
 
     @staticmethod
     def _predict(layer: nn.Module, x: Tensor) -> Tensor:
-        return layer(_channels_first(x)).contiguous()
+        return layer(nd.channels_first(x)).contiguous()
 
 
 class NNFormer(SegmentationNetwork):
@@ -425,6 +401,7 @@ class NNFormer(SegmentationNetwork):
             raise ValueError(f"Embedding stride {embedding_stride}: nnFormer can embed by 1, 2 or 4 per axis.")
         if position_index not in ("nnformer", "exact"):
             raise ValueError(f"nnFormer has no position index {position_index!r}; there are nnformer and exact.")
+        check_rate("drop_path_rate", drop_path_rate)
         self.strides = (embedding_stride, *strides)
         self.grids = stage_grids(self.patch_size, self.strides)
         channels = [embed_dim * 2**stage for stage in range(STAGES)]
@@ -433,7 +410,6 @@ class NNFormer(SegmentationNetwork):
             return {
                 "channels": channels[number],
                 "num_heads": num_heads[number],
-                "depth": depths[number],
                 "grid": self.grids[number],
                 "window": windows[number],
                 "position_index": position_index,

@@ -28,11 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.layers.patch_merging import PatchMerging
+from nnunetv2_ext.architectures.layers.rates import check_rate
 from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.window_attention import clip_window, norms_biases_and_tables
+from nnunetv2_ext.architectures.layers.window_stage import WindowStage
 from nnunetv2_ext.architectures.network import SegmentationNetwork
-from nnunetv2_ext.architectures.reca import PatchMerging, WindowBlock, clip_window, norms_biases_and_tables, run_blocks
 
-__all__ = ["PRESETS", "PatchExpanding", "Stage", "SwinUNet", "choose_window"]
+__all__ = ["PRESETS", "PatchExpanding", "SwinUNet", "choose_window"]
 
 PATCH = 4
 STEM_CHANNELS = 3
@@ -108,57 +111,6 @@ class PatchExpanding(nn.Module):
         return parts.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
-class Stage(nn.Module):
-    """Window blocks on one grid; every second one has shifted windows.
-
-    Args:
-        channels: C.
-        grid: tokens per axis.
-        num_heads: heads of the attention.
-        window_size: window per axis; where the grid is not larger, one window spans it and nothing is shifted.
-        mlp_ratio: width of the MLPs' hidden layers against C.
-        drop_path: rate of stochastic depth, for each block.
-        reca: the blocks are a run of RecA; otherwise their attention is plain.
-        checkpointing: recompute the blocks in the backward pass.
-
-    Shape:
-        (B, h, w, C) to (B, h, w, C).
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        grid: Sequence[int],
-        *,
-        num_heads: int,
-        window_size: int,
-        mlp_ratio: float,
-        drop_path: Sequence[float],
-        reca: bool,
-        checkpointing: bool,
-    ) -> None:
-        super().__init__()
-        self.grid, self.num_heads = tuple(grid), num_heads
-        self.reca, self.checkpointing = reca, checkpointing
-        self.window, shift = clip_window(grid, (window_size,) * len(grid))
-        self.blocks = nn.ModuleList(
-            WindowBlock(
-                channels,
-                num_heads,
-                grid=grid,
-                window=self.window,
-                shift=shift if number % 2 else None,
-                mask_padding=True,
-                mlp_ratio=mlp_ratio,
-                drop_path=rate,
-            )
-            for number, rate in enumerate(drop_path)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return run_blocks(self.blocks, x, reca=self.reca, checkpointing=self.checkpointing)
-
-
 class DecoderLevel(nn.Module):
     """Expansion to twice the resolution, a linear map over the result and the skip, and a stage.
 
@@ -166,7 +118,7 @@ class DecoderLevel(nn.Module):
         (B, h, w, 2 C) and a skip (B, 2 h, 2 w, C) to (B, 2 h, 2 w, C).
     """
 
-    def __init__(self, channels: int, stage: Stage) -> None:
+    def __init__(self, channels: int, stage: WindowStage) -> None:
         super().__init__()
         self.expand = PatchExpanding(2 * channels, 2, channels)
         self.join = nn.Linear(2 * channels, channels)
@@ -271,15 +223,19 @@ class SwinUNet(SegmentationNetwork):
         self.grids = _grids(self.patch_size, n_stages)
         self.output_strides = ((1, 1),)
         channels = [embed_dim * 2**stage for stage in range(n_stages)]
+        check_rate("drop_path_rate", drop_path_rate)
         rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
 
-        def stage(number: int, *, reca: bool) -> Stage:
+        def stage(number: int, *, reca: bool) -> WindowStage:
             before = sum(depths[:number])
-            return Stage(
+            window, shift = clip_window(self.grids[number], (window_size,) * 2)
+            return WindowStage(
                 channels[number],
-                self.grids[number],
-                num_heads=num_heads[number],
-                window_size=window_size,
+                num_heads[number],
+                grid=self.grids[number],
+                window=window,
+                shift=shift,
+                mask_padding=True,
                 mlp_ratio=mlp_ratio,
                 drop_path=rates[before : before + depths[number]],
                 reca=reca,

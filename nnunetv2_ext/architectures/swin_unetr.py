@@ -26,16 +26,13 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry, halving_stride, stage_grids
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.patch_merging import PatchMerging
+from nnunetv2_ext.architectures.layers.precision import as_factor
+from nnunetv2_ext.architectures.layers.rates import check_rate
+from nnunetv2_ext.architectures.layers.recompute import checkpoint, is_captured, recompute
+from nnunetv2_ext.architectures.layers.window_attention import clip_window, norms_biases_and_tables
+from nnunetv2_ext.architectures.layers.window_stage import WindowStage, describe_window_stages
 from nnunetv2_ext.architectures.network import SegmentationNetwork
-from nnunetv2_ext.architectures.reca import (
-    PatchMerging,
-    WindowBlock,
-    clip_window,
-    describe_window_stages,
-    norms_biases_and_tables,
-    run_blocks,
-)
 
 __all__ = ["MERGING_ORDERS", "SwinUNETR"]
 
@@ -49,10 +46,15 @@ MERGING_ORDERS: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 def _instance_norm(x: Tensor) -> Tensor:
-    """Normalise every channel of every sample, without parameters: (B, C, *n) to (1, B C, *n).
+    """Normalise every channel of every sample, without parameters: (B, C, *n) to (B, C, *n).
 
-    As batch norm of one sample, since an in-place operation on what torch's instance norm returns costs copies.
+    Not by torch's instance norm: an in-place operation on what it returns costs copies.
     """
+    if is_captured():
+        # Half of the operators that a compiler or another runtime sees in a batch norm. Autocast would make it float32.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.layer_norm(x, x.shape[2:])
+    # Batch norm of one sample: torch's kernel for it is made for long rows.
     return F.batch_norm(x.reshape(1, -1, *x.shape[2:]), None, None, training=True)
 
 
@@ -83,22 +85,18 @@ class ResidualBlock(nn.Module):
         return F.leaky_relu(_instance_norm(x) + residual, 0.01, inplace=True).view(x.shape)
 
 
-class EncoderStage(nn.Module):
+class EncoderStage(WindowStage):
     """Window blocks, every second one shifted, then merging.
 
     Args:
         channels: C.
         num_heads: heads of the attention.
-        depth: blocks.
         grid: n.
         window_size: per axis, before clipping.
         stride: of the merging, per axis.
         merging: order of the sub-grids, a key of `MERGING_ORDERS`.
-        position_index: see `reca.position_rows`; where no axis is clipped, "cropped" is "exact".
-        mlp_ratio: width of the MLPs' hidden layer against C.
-        drop_path: rates of stochastic depth, one a block.
-        reca: hand the sum of queries on from block to block.
-        checkpointing: recompute the blocks in the backward pass.
+        settings: the other arguments of `WindowStage`. Of its position indices "cropped" is "exact" where no axis is
+            clipped.
 
     Shape:
         (B, *n, C) to (B, *n / stride, 2 C).
@@ -108,40 +106,21 @@ class EncoderStage(nn.Module):
         self,
         channels: int,
         num_heads: int,
-        depth: int,
         *,
         grid: Sequence[int],
         window_size: Sequence[int],
         stride: Sequence[int],
         merging: str,
-        position_index: str,
-        mlp_ratio: float,
-        drop_path: Sequence[float],
-        reca: bool,
-        checkpointing: bool,
+        **settings: Any,
     ) -> None:
-        super().__init__()
-        self.reca = reca
-        self.checkpointing = checkpointing
         window, shift = clip_window(grid, window_size)
-        self.blocks = nn.ModuleList(
-            WindowBlock(
-                channels,
-                num_heads,
-                grid=grid,
-                window=window,
-                shift=shift if number % 2 else None,
-                table_window=window_size,
-                position_index=position_index,
-                mlp_ratio=mlp_ratio,
-                drop_path=drop_path[number],
-            )
-            for number in range(depth)
+        super().__init__(
+            channels, num_heads, grid=grid, window=window, shift=shift, table_window=window_size, **settings
         )
         self.merging = PatchMerging(channels, stride, MERGING_ORDERS[merging] if tuple(stride) == (2, 2, 2) else None)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.merging(run_blocks(self.blocks, x, reca=self.reca, checkpointing=self.checkpointing))
+        return self.merging(super().forward(x))
 
 
 class Encoder(nn.Module):
@@ -153,7 +132,8 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = self.embedding(x).movedim(1, -1)
+        # The stages add to this map; in order, since each addition of another order would move it once more.
+        x = nd.channels_last(self.embedding(x)).contiguous()
         skips = [self._normalise(x)]
         for stage in self.stages:
             x = stage(x)
@@ -163,7 +143,7 @@ class Encoder(nn.Module):
     @staticmethod
     def _normalise(x: Tensor) -> Tensor:
         """Norm of the channels at each position, without parameters; the stages see the map without it."""
-        return F.layer_norm(x, x.shape[-1:]).movedim(-1, 1).contiguous()
+        return nd.channels_first(as_factor(F.layer_norm(x, x.shape[-1:]))).contiguous()
 
 
 class DecoderLevel(nn.Module):
@@ -199,7 +179,7 @@ class Decoder(nn.Module):
     def forward(self, skips: Sequence[Tensor]) -> Tensor:
         x = skips[-1]
         for level, skip in zip(self.levels, reversed(skips[:-1]), strict=True):
-            x = recompute(level, x, skip) if self.checkpointing else level(x, skip)
+            x = checkpoint(level, x, skip) if self.checkpointing else level(x, skip)
         return self.seg_layers[0](x)
 
 
@@ -274,6 +254,7 @@ class SwinUNETR(SegmentationNetwork):
                 f"Patch size {self.patch_size} leaves one position at the bottom, which instance norm cannot train on: "
                 "use a larger patch, or fewer strides of 2."
             )
+        check_rate("drop_path_rate", drop_path_rate)
         drop_path = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         channels = [feature_size * 2**level for level in range(HALVINGS)]
         self.encoder = Encoder(
@@ -282,14 +263,13 @@ class SwinUNETR(SegmentationNetwork):
                 EncoderStage(
                     channels[stage],
                     num_heads[stage],
-                    depths[stage],
                     grid=self.grids[stage],
                     window_size=(window_size,) * dims,
                     stride=self.strides[stage + 1],
                     merging=merging,
                     position_index=position_index,
                     mlp_ratio=mlp_ratio,
-                    drop_path=drop_path[sum(depths[:stage]) :],
+                    drop_path=drop_path[sum(depths[:stage]) : sum(depths[: stage + 1])],
                     reca=reca,
                     checkpointing=checkpointing,
                 )
@@ -354,4 +334,4 @@ class SwinUNETR(SegmentationNetwork):
         )
 
     def _run(self, block: ResidualBlock, x: Tensor) -> Tensor:
-        return recompute(block, x) if self.checkpointing else block(x)
+        return checkpoint(block, x) if self.checkpointing else block(x)

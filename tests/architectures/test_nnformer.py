@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.layers.drop_path import DropPath
 from nnunetv2_ext.architectures.nnformer import (
     CrossAttentionBlock,
     DecoderStage,
@@ -18,7 +19,6 @@ from nnunetv2_ext.architectures.nnformer import (
     NNFormer,
     clip_to_smallest_axis,
 )
-from nnunetv2_ext.architectures.reca import DropPath
 from nnunetv2_ext.weights import from_authors, nnformer
 from nnunetv2_ext.weights.authors import fit_tensors, without_ignored
 from tests import golden_files
@@ -77,7 +77,6 @@ class StageWithDownsampling(nn.Module):
         stage = EncoderStage(
             config["dim"],
             config["num_heads"],
-            config["depth"],
             grid=self.grid,
             window=config["window_size"],
             drop_path=[0.0] * config["depth"],
@@ -107,7 +106,6 @@ def test_decoder_stage_gives_the_authors_numbers() -> None:
     stage = DecoderStage(
         config["dim"],
         config["num_heads"],
-        config["depth"],
         stride=(2, 2, 2),
         grid=config["resolution"],
         window=config["window_size"],

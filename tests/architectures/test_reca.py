@@ -11,19 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
-from nnunetv2_ext.architectures.reca import (
-    DropPath,
-    PatchMerging,
+from nnunetv2_ext.architectures.layers import attention_backends
+from nnunetv2_ext.architectures.layers.drop_path import DropPath
+from nnunetv2_ext.architectures.layers.patch_merging import PatchMerging
+from nnunetv2_ext.architectures.layers.window_attention import (
     WindowAttention,
-    WindowBlock,
     WindowLayout,
     WindowPositionBias,
     clip_window,
     position_rows,
-    recurrent_attention,
-    run_blocks,
 )
+from nnunetv2_ext.architectures.layers.window_stage import WindowBlock
+from nnunetv2_ext.architectures.reca import recurrent_attention, run_blocks
 from nnunetv2_ext.weights.authors import fit_tensors
 from tests import golden_files
 
@@ -236,21 +235,27 @@ def visible(layout: WindowLayout, positions: list[tuple[int, ...]]) -> Tensor:
 def test_masks_are_their_definition(grid, window, shift, mask_padding) -> None:
     """Also where padding reaches from the last window into the one before, by the roll."""
     layout = WindowLayout(grid, window, shift, mask_padding=mask_padding)
-    groups, masks = layout.cells()
+    groups, labels = layout.groups(), layout.labels()
     coordinates = torch.stack(torch.meshgrid(*(torch.arange(size) for size in layout.padded), indexing="ij"), -1)
     whole = WindowLayout(layout.padded, window, shift)
     tokens = whole.partition(coordinates[None].double()).long().unflatten(0, layout.counts)  # (*counts, N, k)
     expected = [visible(layout, [tuple(token) for token in tokens[cell].tolist()]) for cell in cells_of(layout.counts)]
-    if masks is None:
+    if labels is None:
         assert all(table.all() for table in expected)
         return
-    found = {}
-    for group, mask in zip(groups, masks, strict=True):
-        for cell in itertools.product(*(range(start, stop) for start, stop in group)):
-            assert cell not in found
-            found[cell] = mask
-    for cell, table in zip(cells_of(layout.counts), expected, strict=True):
-        assert torch.equal(found[cell], torch.where(table, 0.0, -100.0))
+    assert int(labels.max()) < groups.number_of_labels
+    found = labels[:, :, None] == labels[:, None]
+    for got, table in zip(found, expected, strict=True):
+        assert torch.equal(got, table)
+    # Windows of a group share one mask, and every window is in one group.
+    found = found.unflatten(0, layout.counts)
+    seen = torch.zeros(layout.counts)
+    for ends in zip(*[iter(groups.ends)] * (2 * len(layout.counts)), strict=True):
+        own = tuple(slice(*pair) for pair in zip(ends[::2], ends[1::2], strict=True))
+        seen[own] += 1
+        tables = found[own].flatten(0, -3)
+        assert (tables == tables[:1]).all()
+    assert (seen == 1).all()
 
 
 def cells_of(counts: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -299,6 +304,7 @@ def test_heads_must_divide_the_channels() -> None:
         WindowAttention(10, 4, WindowLayout((4, 4), (2, 2), (0, 0)))
 
 
+@pytest.mark.parametrize("backend", ["operator", "fused", "plain"])
 @pytest.mark.parametrize("at_a_time", [1, 2**22])
 @pytest.mark.parametrize(
     "layout",
@@ -309,21 +315,25 @@ def test_heads_must_divide_the_channels() -> None:
     ],
     ids=["3d", "2d", "unshifted"],
 )
-def test_attention_and_its_gradient_are_their_definition(layout: WindowLayout, at_a_time: int, monkeypatch) -> None:
+def test_attention_and_its_gradient_are_their_definition(
+    layout: WindowLayout, at_a_time: int, backend: str, monkeypatch
+) -> None:
     """In float64, window by window with the full table of scores; gradients by autograd."""
-    monkeypatch.setattr("nnunetv2_ext.architectures.reca.SCORES_AT_A_TIME", (at_a_time,) * 2)
+    monkeypatch.setitem(attention_backends.SCORES_AT_A_TIME, "cpu", at_a_time)
+    monkeypatch.setattr(attention_backends, "FUSED_SCORES_AT_A_TIME", at_a_time)
     torch.manual_seed(0)
     heads, size, batch, tokens = 2, 4, 2, math.prod(layout.window)
     position = WindowPositionBias(heads, layout).double()
     nn.init.normal_(position.table)
     shape = (batch * math.prod(layout.counts), heads, tokens, size)
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    masks = torch.zeros(*layout.counts, tokens, tokens, dtype=torch.float64)
-    for group, mask in zip(layout.cells()[0], position.masks if position.groups else (), strict=True):
-        masks[tuple(slice(*ends) for ends in group)] = mask[0]
+    masks = torch.zeros(1, tokens, tokens, dtype=torch.float64)
+    if position.labels is not None:
+        masks = (position.labels[:, :, None] != position.labels[:, None]) * -100.0
     query, key, value = inputs
     scores = query @ key.transpose(2, 3) / math.sqrt(size) + position.table[position.index].permute(2, 0, 1)
-    expected = (scores + masks.flatten(0, -3).repeat(batch, 1, 1)[:, None]).softmax(-1) @ value
+    expected = (scores.unflatten(0, (batch, -1)) + masks[:, None]).flatten(0, 1).softmax(-1) @ value
+    position.backend = backend
     got = position(*inputs)
     assert torch.allclose(got, expected, atol=1e-12)
     change = torch.randn_like(got)

@@ -8,8 +8,10 @@ from torch import nn
 
 from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.architectures.reca import DropPath, WindowBlock
-from nnunetv2_ext.architectures.swin_unet import PRESETS, Stage, SwinUNet
+from nnunetv2_ext.architectures.layers.drop_path import DropPath
+from nnunetv2_ext.architectures.layers.window_attention import clip_window
+from nnunetv2_ext.architectures.layers.window_stage import WindowBlock, WindowStage
+from nnunetv2_ext.architectures.swin_unet import PRESETS, SwinUNet
 from nnunetv2_ext.trainers.swin_unet import nnUNetTrainerSwinUNet
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
@@ -37,11 +39,14 @@ def test_gives_the_authors_numbers(name: str) -> None:
 def test_stage_gives_the_authors_numbers(variant: str) -> None:
     golden = golden_files.load(f"reca_2d_swinstage-{variant}")
     config = golden["config"]
-    stage = Stage(
+    window, shift = clip_window(config["resolution"], (config["window_size"],) * 2)
+    stage = WindowStage(
         config["dim"],
-        config["resolution"],
-        num_heads=config["num_heads"],
-        window_size=config["window_size"],
+        config["num_heads"],
+        grid=config["resolution"],
+        window=window,
+        shift=shift,
+        mask_padding=True,
         mlp_ratio=config["mlp_ratio"],
         drop_path=(0.0,) * config["depth"],
         reca=config["reca"],

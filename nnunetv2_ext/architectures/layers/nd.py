@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["batch_norm", "channel_dropout", "conv", "conv_transpose", "instance_norm"]
+__all__ = [
+    "batch_norm",
+    "channel_dropout",
+    "channels_first",
+    "channels_last",
+    "conv",
+    "conv_transpose",
+    "instance_norm",
+]
 
 
 def _pick(spatial_dims: int, in_2d: type[nn.Module], in_3d: type[nn.Module]) -> type[nn.Module]:
@@ -36,3 +44,13 @@ def instance_norm(spatial_dims: int) -> type[nn.Module]:
 def channel_dropout(spatial_dims: int) -> type[nn.Module]:
     """Give the dropout class that zeroes whole channels."""
     return _pick(spatial_dims, nn.Dropout2d, nn.Dropout3d)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Move the channels of a map behind its axes: (B, C, *n) to a view (B, *n, C)."""
+    return x.permute(0, *range(2, x.ndim), 1)
+
+
+def channels_first(x: Tensor) -> Tensor:
+    """Move the channels of a map before its axes: (B, *n, C) to a view (B, C, *n)."""
+    return x.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
