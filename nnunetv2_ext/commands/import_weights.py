@@ -48,25 +48,14 @@ def import_weights(
         UserError: for a trainer, dataset, plans or configuration that does not exist.
         WeightsError: if the file cannot be read, or its tensors do not fit that plan; the message names them.
     """
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     from nnunetv2_ext.weights.authors import fit_tensors, system_module, without_ignored
     from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
 
     trainer = find_own_trainer(trainer_name)
     planned = read_planned_dataset(dataset, plans_name)
-    planned.require_configuration(configuration)
+    settings = planned.configuration(configuration)
     tensors = read_checkpoint(checkpoint)
-
-    plans = PlansManager(planned.plans)
-    settings = plans.get_configuration(configuration)
-    network = trainer.build_network_architecture(
-        plans,
-        settings,
-        determine_num_input_channels(plans, settings, planned.dataset_json),
-        plans.get_label_manager(planned.dataset_json).num_segmentation_heads,
-    )
+    network = trainer.build_network(settings.geometry, settings.input_channels, settings.num_classes)
     expected = network.state_dict()
 
     ours = not expected.keys().isdisjoint(tensors)
