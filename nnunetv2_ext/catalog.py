@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 __all__ = ["AUTHORS_SYSTEMS", "BASELINE", "TRAINERS", "TrainerEntry"]
 
@@ -34,61 +35,69 @@ class TrainerEntry:
     imagenet: bool = False
 
 
-_PECA_NET = {
-    "module": "nnunetv2_ext.trainers.peca_net",
-    "paper": "Chen, Xie, Lu: PECA-Net",
-    "dims": (2, 3),
-    "checked_against": "the authors' code: 10 golden files",
-    "authors_system": "peca_net",
-}
+_PECA_NET = partial(
+    TrainerEntry,
+    module="nnunetv2_ext.trainers.peca_net",
+    paper="Chen, Xie, Lu: PECA-Net",
+    dims=(2, 3),
+    checked_against="the authors' code: 10 golden files",
+    authors_system="peca_net",
+)
 
-_DCA_UNETS = {
-    "module": "nnunetv2_ext.trainers.dca_unets",
-    "paper": "Ates, Mohan, Celik: Dual Cross-Attention",
-    "dims": (2, 3),
-    "deep_supervision": True,
-}
-_PLAIN = {**_DCA_UNETS, "checked_against": "the authors' code: 1 golden file"}
-_WITH_DCA = {**_DCA_UNETS, "checked_against": "the authors' code: 2 golden files"}
+_DCA_UNETS = partial(
+    TrainerEntry,
+    module="nnunetv2_ext.trainers.dca_unets",
+    paper="Ates, Mohan, Celik: Dual Cross-Attention",
+    dims=(2, 3),
+    deep_supervision=True,
+    authors_system="dca_unets",
+)
+_PLAIN = partial(_DCA_UNETS, checked_against="the authors' code: 1 golden file")
+_WITH_DCA = partial(_DCA_UNETS, checked_against="the authors' code: 2 golden files")
 
-_SWIN_UNETR = {
-    "module": "nnunetv2_ext.trainers.swin_unetr",
-    "dims": (2, 3),
-    "deep_supervision": False,
-    "checked_against": "the authors' code and MONAI: 9 golden files",
-    "authors_system": "reca_swinunetr",
-}
-_NNFORMER = {
-    "module": "nnunetv2_ext.trainers.nnformer",
-    "dims": (2, 3),
-    "checked_against": "the authors' code: 10 golden files",
-    "authors_system": "reca_nnformer",
-}
-_SWIN_UNET = {
-    "module": "nnunetv2_ext.trainers.swin_unet",
-    "dims": (2,),
-    "deep_supervision": False,
-    "checked_against": "the authors' code: 4 golden files",
-    "authors_system": "reca_swinunet",
-}
-_DA_TRANSUNET = {
-    "module": "nnunetv2_ext.trainers.da_transunet",
-    "dims": (2,),
-    "deep_supervision": False,
-    "checked_against": "the authors' code: 9 golden files",
-    "authors_system": "reca_datransunet",
-}
+_SWIN_UNETR = partial(
+    TrainerEntry,
+    module="nnunetv2_ext.trainers.swin_unetr",
+    dims=(2, 3),
+    deep_supervision=False,
+    checked_against="the authors' code and MONAI: 9 golden files",
+    authors_system="reca_swinunetr",
+)
+_NNFORMER = partial(
+    TrainerEntry,
+    module="nnunetv2_ext.trainers.nnformer",
+    dims=(2, 3),
+    checked_against="the authors' code: 10 golden files",
+    authors_system="reca_nnformer",
+)
+_SWIN_UNET = partial(
+    TrainerEntry,
+    module="nnunetv2_ext.trainers.swin_unet",
+    dims=(2,),
+    deep_supervision=False,
+    checked_against="the authors' code: 4 golden files",
+    authors_system="reca_swinunet",
+)
+_DA_TRANSUNET = partial(
+    TrainerEntry,
+    module="nnunetv2_ext.trainers.da_transunet",
+    dims=(2,),
+    deep_supervision=False,
+    checked_against="the authors' code: 9 golden files",
+    authors_system="reca_datransunet",
+)
 _RECA = "Recurrent-Attention (RecA)"
-_DANIE = {
-    "module": "nnunetv2_ext.trainers.danie",
-    "paper": "Li, Tu, Gong, Zhong, Li: DANIE",
-    "dims": (2,),
-    "checked_against": "the paper's equations and cost; its authors published no code",
-}
+_DANIE = partial(
+    TrainerEntry,
+    module="nnunetv2_ext.trainers.danie",
+    paper="Li, Tu, Gong, Zhong, Li: DANIE",
+    dims=(2,),
+    checked_against="the paper's equations and cost; its authors published no code",
+)
 
 TRAINERS: tuple[TrainerEntry, ...] = (
-    TrainerEntry("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False, **_PECA_NET),
-    TrainerEntry("nnUNetTrainerPECANetDS", method="PECA-Net with auxiliary heads", deep_supervision=True, **_PECA_NET),
+    _PECA_NET("nnUNetTrainerPECANet", method="PECA-Net", deep_supervision=False),
+    _PECA_NET("nnUNetTrainerPECANetDS", method="PECA-Net with auxiliary heads", deep_supervision=True),
     TrainerEntry(
         "nnUNetTrainerDCA",
         module="nnunetv2_ext.trainers.dca",
@@ -97,90 +106,89 @@ TRAINERS: tuple[TrainerEntry, ...] = (
         dims=(2, 3),
         deep_supervision=True,
         checked_against="the authors' code: 11 golden files of the module",
+        authors_system="dca",
     ),
-    TrainerEntry("nnUNetTrainerUNet", method="U-Net", **_PLAIN),
-    TrainerEntry("nnUNetTrainerDCAUNet", method="U-Net with DCA", **_WITH_DCA),
-    TrainerEntry("nnUNetTrainerVNet", method="V-Net", **_PLAIN),
-    TrainerEntry("nnUNetTrainerDCAVNet", method="V-Net with DCA", **_WITH_DCA),
-    TrainerEntry("nnUNetTrainerR2UNet", method="R2U-Net", **_PLAIN),
-    TrainerEntry("nnUNetTrainerDCAR2UNet", method="R2U-Net with DCA", **_WITH_DCA),
-    TrainerEntry("nnUNetTrainerResUNetPP", method="ResUNet++", **_PLAIN),
-    TrainerEntry("nnUNetTrainerDCAResUNetPP", method="ResUNet++ with DCA", **_WITH_DCA),
-    TrainerEntry("nnUNetTrainerDoubleUNet", method="DoubleU-Net", **_PLAIN),
-    TrainerEntry("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA", **_WITH_DCA),
-    TrainerEntry("nnUNetTrainerMultiResUNet", method="MultiResUNet", **_PLAIN),
-    TrainerEntry("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA", **_WITH_DCA),
-    TrainerEntry("nnUNetTrainerSwinUNETR", method="SwinUNETR", paper="Hatamizadeh et al.: Swin UNETR", **_SWIN_UNETR),
-    TrainerEntry("nnUNetTrainerSwinUNETRRecA", method="SwinUNETR with RecA", paper=_RECA, **_SWIN_UNETR),
-    TrainerEntry(
-        "nnUNetTrainerNNFormer", method="nnFormer", paper="Zhou et al.: nnFormer", deep_supervision=False, **_NNFORMER
+    _PLAIN("nnUNetTrainerUNet", method="U-Net"),
+    _WITH_DCA("nnUNetTrainerDCAUNet", method="U-Net with DCA"),
+    _PLAIN("nnUNetTrainerVNet", method="V-Net"),
+    _WITH_DCA("nnUNetTrainerDCAVNet", method="V-Net with DCA"),
+    _PLAIN("nnUNetTrainerR2UNet", method="R2U-Net"),
+    _WITH_DCA("nnUNetTrainerDCAR2UNet", method="R2U-Net with DCA"),
+    _PLAIN("nnUNetTrainerResUNetPP", method="ResUNet++"),
+    _WITH_DCA("nnUNetTrainerDCAResUNetPP", method="ResUNet++ with DCA"),
+    _PLAIN("nnUNetTrainerDoubleUNet", method="DoubleU-Net"),
+    _WITH_DCA("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA"),
+    _PLAIN("nnUNetTrainerMultiResUNet", method="MultiResUNet"),
+    _WITH_DCA("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA"),
+    _SWIN_UNETR("nnUNetTrainerSwinUNETR", method="SwinUNETR", paper="Hatamizadeh et al.: Swin UNETR"),
+    _SWIN_UNETR("nnUNetTrainerSwinUNETRRecA", method="SwinUNETR with RecA", paper=_RECA),
+    _NNFORMER(
+        "nnUNetTrainerNNFormer",
+        method="nnFormer",
+        paper="Zhou et al.: nnFormer",
+        deep_supervision=False,
     ),
-    TrainerEntry(
-        "nnUNetTrainerNNFormerRecA", method="nnFormer with RecA", paper=_RECA, deep_supervision=False, **_NNFORMER
+    _NNFORMER(
+        "nnUNetTrainerNNFormerRecA",
+        method="nnFormer with RecA",
+        paper=_RECA,
+        deep_supervision=False,
     ),
-    TrainerEntry(
+    _NNFORMER(
         "nnUNetTrainerNNFormerDS",
         method="nnFormer with auxiliary heads",
         paper="Zhou et al.: nnFormer",
         deep_supervision=True,
-        **_NNFORMER,
     ),
-    TrainerEntry(
+    _NNFORMER(
         "nnUNetTrainerNNFormerRecADS",
         method="nnFormer with RecA and auxiliary heads",
         paper=_RECA,
         deep_supervision=True,
-        **_NNFORMER,
     ),
-    TrainerEntry("nnUNetTrainerSwinUNet", method="Swin-Unet", paper="Cao et al.: Swin-Unet", **_SWIN_UNET),
-    TrainerEntry("nnUNetTrainerSwinUNetRecA", method="Swin-Unet with RecA", paper=_RECA, **_SWIN_UNET),
-    TrainerEntry("nnUNetTrainerDATransUNet", method="DA-TransUNet", paper="Sun et al.: DA-TransUNet", **_DA_TRANSUNET),
-    TrainerEntry("nnUNetTrainerDATransUNetRecA", method="DA-TransUNet with RecA", paper=_RECA, **_DA_TRANSUNET),
-    TrainerEntry(
+    _SWIN_UNET("nnUNetTrainerSwinUNet", method="Swin-Unet", paper="Cao et al.: Swin-Unet"),
+    _SWIN_UNET("nnUNetTrainerSwinUNetRecA", method="Swin-Unet with RecA", paper=_RECA),
+    _DA_TRANSUNET("nnUNetTrainerDATransUNet", method="DA-TransUNet", paper="Sun et al.: DA-TransUNet"),
+    _DA_TRANSUNET("nnUNetTrainerDATransUNetRecA", method="DA-TransUNet with RecA", paper=_RECA),
+    _SWIN_UNET(
         "nnUNetTrainerSwinUNet_pretrained",
         method="Swin-Unet from ImageNet weights",
         paper="Cao et al.: Swin-Unet",
         imagenet=True,
-        **_SWIN_UNET,
     ),
-    TrainerEntry(
+    _SWIN_UNET(
         "nnUNetTrainerSwinUNetRecA_pretrained",
         method="Swin-Unet with RecA from ImageNet weights",
         paper=_RECA,
         imagenet=True,
-        **_SWIN_UNET,
     ),
-    TrainerEntry(
+    _DA_TRANSUNET(
         "nnUNetTrainerDATransUNet_pretrained",
         method="DA-TransUNet from ImageNet weights",
         paper="Sun et al.: DA-TransUNet",
         imagenet=True,
-        **_DA_TRANSUNET,
     ),
-    TrainerEntry(
+    _DA_TRANSUNET(
         "nnUNetTrainerDATransUNetRecA_pretrained",
         method="DA-TransUNet with RecA from ImageNet weights",
         paper=_RECA,
         imagenet=True,
-        **_DA_TRANSUNET,
     ),
-    TrainerEntry("nnUNetTrainerDANIE_S", method="DANIE-S", deep_supervision=False, **_DANIE),
-    TrainerEntry("nnUNetTrainerDANIE_L", method="DANIE-L", deep_supervision=False, **_DANIE),
-    TrainerEntry("nnUNetTrainerDANIE_SDS", method="DANIE-S, each map supervised", deep_supervision=True, **_DANIE),
-    TrainerEntry("nnUNetTrainerDANIE_LDS", method="DANIE-L, each map supervised", deep_supervision=True, **_DANIE),
-    TrainerEntry(
+    _DANIE("nnUNetTrainerDANIE_S", method="DANIE-S", deep_supervision=False),
+    _DANIE("nnUNetTrainerDANIE_L", method="DANIE-L", deep_supervision=False),
+    _DANIE("nnUNetTrainerDANIE_SDS", method="DANIE-S, each map supervised", deep_supervision=True),
+    _DANIE("nnUNetTrainerDANIE_LDS", method="DANIE-L, each map supervised", deep_supervision=True),
+    _DANIE(
         "nnUNetTrainerDANIE_S_pretrained",
         method="DANIE-S from ImageNet weights",
         deep_supervision=False,
         imagenet=True,
-        **_DANIE,
     ),
-    TrainerEntry(
+    _DANIE(
         "nnUNetTrainerDANIE_L_pretrained",
         method="DANIE-L from ImageNet weights",
         deep_supervision=False,
         imagenet=True,
-        **_DANIE,
     ),
 )
 

@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock
 
 from nnunetv2_ext.demo.phantom import write_dataset
+from nnunetv2_ext.plans.dataset import PlannedDataset
 
 LABELS, REGIONS, IGNORE = "Dataset801_Labels", "Dataset802_Regions", "Dataset803_Ignore"
 CONFIGURATIONS = ("2d", "3d_fullres")
@@ -76,6 +77,10 @@ class PlannedData:
     def dataset_json(self, dataset: str) -> dict[str, Any]:
         """Read a dataset.json."""
         return json.loads((self.preprocessed / dataset / "dataset.json").read_text())
+
+    def planned(self, dataset: str) -> PlannedDataset:
+        """Read a dataset as the commands do."""
+        return PlannedDataset(self.preprocessed / dataset, self.plans(dataset), self.dataset_json(dataset))
 
     def copy(self, folder: Path) -> PlannedData:
         """Copy everything, for a test that writes into nnU-Net's folders."""

@@ -15,7 +15,7 @@ from nnunetv2_ext._register import DISCOVERY_FOLDER
 from nnunetv2_ext.architectures.peca_net import PECANet
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.io.tables import format_table
-from nnunetv2_ext.trainers.base import geometry_from_plan
+from nnunetv2_ext.plans.configuration import read_geometry
 from nnunetv2_ext.weights.peca_net import authors_name
 from tests.planned_data import LABELS, PlannedData
 from tests.trainers.test_contract import make_trainer, one_epoch
@@ -71,6 +71,21 @@ def test_info_of_explicit_sizes(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in shown
     assert "32 x 32 x 32" in shown
     assert "output weights 0.571, 0.286, 0.143" in shown
+
+
+def test_info_builds_the_network_once(
+    nnunet_folders: PlannedData, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    built, build = [], PECANet.__init__
+
+    def counted(network: PECANet, *arguments, **settings) -> None:
+        built.append(arguments)
+        build(network, *arguments, **settings)
+
+    monkeypatch.setattr(PECANet, "__init__", counted)
+    cli.main(["info", "-d", "801", "-c", "2d", "-tr", TRAINER])
+    assert "PECANet, 2D" in capsys.readouterr().out
+    assert len(built) == 1
 
 
 def test_info_of_a_plan(nnunet_folders: PlannedData, capsys: pytest.CaptureFixture[str]) -> None:
@@ -141,7 +156,7 @@ def test_plans_train_our_network_with_a_stock_trainer(planned_data: PlannedData,
 def test_trainer_refuses_plans_of_another_network(planned_data: PlannedData, tmp_path: Path, monkeypatch) -> None:
     from nnunetv2_ext.commands.plans import network_plans
 
-    plans, left_out = network_plans(planned_data.plans(LABELS), "PECANet", "Named")
+    plans, left_out = network_plans(planned_data.planned(LABELS), "PECANet", "Named")
     assert left_out == []
     for name, value in planned_data.with_results(tmp_path).folder_variables().items():
         monkeypatch.setenv(name, value)
@@ -254,7 +269,7 @@ def test_geometry_reads_residual_plans(planned_data: PlannedData) -> None:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = planned_data.plans(LABELS)
-    plain = geometry_from_plan(PlansManager(plans).get_configuration("2d"))
+    plain = read_geometry(PlansManager(plans).get_configuration("2d"))
     kwargs = plans["configurations"]["2d"]["architecture"]["arch_kwargs"]
     kwargs["n_blocks_per_stage"] = kwargs.pop("n_conv_per_stage")
-    assert geometry_from_plan(PlansManager(json.loads(json.dumps(plans))).get_configuration("2d")) == plain
+    assert read_geometry(PlansManager(json.loads(json.dumps(plans))).get_configuration("2d")) == plain

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from nnunetv2_ext.commands._options import add_plan_options
 from nnunetv2_ext.plans.dataset import read_planned_dataset
 from nnunetv2_ext.trainers import find_own_trainer
-from nnunetv2_ext.trainers.names import parse_name
+from nnunetv2_ext.trainers.names import find_entry
 
-__all__ = ["HELP", "add_arguments", "import_weights", "run"]
+__all__ = ["HELP", "ImportReport", "add_arguments", "import_weights", "run"]
 
 HELP = "Turn a checkpoint into a file for nnU-Net's -pretrained_weights."
 
-# nnU-Net's loader skips the tensors with this in their name, so that a network can be tuned to other classes.
-_SEGMENTATION_LAYERS = re.compile(r"\.seg_layers\.")
+_SOURCES = {"authors": "the authors' code", "nnunet": "nnU-Net's own network", "nnunetv2_ext": "nnunetv2_ext"}
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an imported file holds.
+
+    Attributes:
+        source: where the checkpoint is from: `authors`, `nnunet` or `nnunetv2_ext`.
+        taken: number of tensors that come from the checkpoint.
+        fresh: names of the network's tensors that start anew.
+        left_out: names of the checkpoint's tensors that the network has no place for, segmentation layers aside.
+    """
+
+    source: str
+    taken: int
+    fresh: list[str]
+    left_out: list[str]
 
 
 def import_weights(
     checkpoint: str | Path, output: str | Path, *, trainer_name: str, dataset: str, configuration: str, plans_name: str
-) -> dict[str, Any]:
+) -> ImportReport:
     """Turn a checkpoint into a file for `nnUNetv2_train ... -pretrained_weights FILE`.
 
     The checkpoint may come from the authors' code, from a training with a trainer of this package or, where the method
@@ -40,67 +55,50 @@ def import_weights(
         configuration: its configuration.
         plans_name: its plans.
 
-    Returns:
-        `source` ("authors", "nnunet" or "nnunetv2_ext"), `taken` and `fresh`: how many tensors come from
-        the checkpoint, and the names of those that start anew.
-
     Raises:
         UserError: for a trainer, dataset, plans or configuration that does not exist.
         WeightsError: if the file cannot be read, or its tensors do not fit that plan; the message names them.
     """
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunetv2_ext.weights.authors import fit_tensors, system_module, without_ignored
+    from nnunetv2_ext.weights.authors import find_system, fit_tensors, is_segmentation_layer
     from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
 
     trainer = find_own_trainer(trainer_name)
     planned = read_planned_dataset(dataset, plans_name)
-    planned.require_configuration(configuration)
+    settings = planned.configuration(configuration)
     tensors = read_checkpoint(checkpoint)
-
-    plans = PlansManager(planned.plans)
-    settings = plans.get_configuration(configuration)
-    network = trainer.build_network_architecture(
-        plans,
-        settings,
-        determine_num_input_channels(plans, settings, planned.dataset_json),
-        plans.get_label_manager(planned.dataset_json).num_segmentation_heads,
-    )
+    network = trainer.build_network(settings.geometry, settings.input_channels, settings.num_classes)
     expected = network.state_dict()
 
-    ours = not expected.keys().isdisjoint(tensors)
+    what = f"{checkpoint}, for {trainer_name} on {planned.folder.name} {configuration},"
+    left_out: list[str] = []
     extension = trainer.network_class.beyond_plan
-    planned_only = ours and bool(extension) and not any(name.startswith(extension) for name in tensors)
-    source_name, source_heads = (lambda name: name), _SEGMENTATION_LAYERS
-    if not ours:
-        entry, _ = parse_name(trainer_name)
-        if entry.authors_system is None:
+    if expected.keys().isdisjoint(tensors):
+        source = "authors"
+        system = find_entry(trainer_name).authors_system
+        authors = None if system is None else find_system(system)
+        if authors is None or not authors.holds_any(network, tensors):
+            others = [
+                *(["of nnU-Net's own trainer with the same plans"] if extension else []),
+                *(["of the authors' code"] if authors else []),
+            ]
             raise WeightsError(
-                f"{checkpoint} holds no tensor of the network of {trainer_name}: give a checkpoint of that trainer"
-                + (", or of nnU-Net's own trainer with the same plans." if extension else ".")
+                f"{checkpoint} holds no tensor of the network of {trainer_name}: give a checkpoint of "
+                f"{', or '.join(['that trainer', *others])}."
             )
-        system = system_module(entry.authors_system)
-        source_name, source_heads = system.authors_name, system.SEGMENTATION_LAYERS
-        tensors = without_ignored(system, tensors)
-    # A head that only one of the two networks has is no reason to refuse: nnU-Net does not load heads.
-    known = {source_name(name) for name in expected}
-    tensors = {name: tensor for name, tensor in tensors.items() if name in known or not source_heads.search(name)}
-    fitting = fit_tensors(
-        expected,
-        tensors,
-        source_name,
-        f"{checkpoint}, for {trainer_name} on {planned.folder.name} {configuration},",
-        may_differ=lambda name: (
-            bool(_SEGMENTATION_LAYERS.search(name)) or (planned_only and name.startswith(extension))
-        ),
-    )
+        fitting, left_out = authors.fit_planned(network, tensors, what)
+    else:
+        planned_only = bool(extension) and not any(name.startswith(extension) for name in tensors)
+        source = "nnunet" if planned_only else "nnunetv2_ext"
+        fitting = fit_tensors(
+            expected,
+            # A head that only one of the two networks has is no reason to refuse: nnU-Net does not load heads.
+            {name: tensor for name, tensor in tensors.items() if name in expected or not is_segmentation_layer(name)},
+            lambda name: name,
+            what,
+            may_differ=lambda name: is_segmentation_layer(name) or (planned_only and name.startswith(extension)),
+        )
     write_checkpoint({"network_weights": {**expected, **fitting}}, output)
-    return {
-        "source": "nnunet" if planned_only else "nnunetv2_ext" if ours else "authors",
-        "taken": len(fitting),
-        "fresh": sorted(expected.keys() - fitting.keys()),
-    }
+    return ImportReport(source, len(fitting), sorted(expected.keys() - fitting.keys()), sorted(left_out))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -121,11 +119,12 @@ def run(arguments: argparse.Namespace) -> None:
         configuration=arguments.c,
         plans_name=arguments.p,
     )
-    sources = {"authors": "the authors' code", "nnunet": "nnU-Net's own network", "nnunetv2_ext": "nnunetv2_ext"}
-    print(f"Wrote {arguments.o}: {report['taken']} tensors from a checkpoint of {sources[report['source']]}.")
-    if report["fresh"]:
-        fresh = ", ".join(_shorten(report["fresh"]))
+    print(f"Wrote {arguments.o}: {report.taken} tensors from a checkpoint of {_SOURCES[report.source]}.")
+    if report.fresh:
+        fresh = ", ".join(_shorten(report.fresh))
         print(f"Not in the checkpoint or of other classes, and so as initialised: {fresh}.")
+    if report.left_out:
+        print(f"In the checkpoint, but without a place in the network: {', '.join(_shorten(report.left_out))}.")
     print("nnU-Net starts the segmentation layers anew with -pretrained_weights.")
     print(
         f"Train with: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr {arguments.tr} -p {arguments.p} "

@@ -31,21 +31,14 @@ def describe_planned_network(trainer_name: str, dataset: str, configuration: str
         UserError: for a trainer, dataset, plans or configuration that does not exist.
         ValueError: if the network cannot be built for it.
     """
-    trainer = find_own_trainer(trainer_name)
+    find_own_trainer(trainer_name)
     planned = read_planned_dataset(dataset, plans_name)
-    planned.require_configuration(configuration)
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunetv2_ext.trainers.base import geometry_from_plan
-
-    skeleton = trainer.build_skeleton(planned.plans, configuration, planned.dataset_json)
-    plans = PlansManager(planned.plans)
-    settings = plans.get_configuration(configuration)
+    settings = planned.configuration(configuration)
     return describe_network(
         trainer_name,
-        geometry_from_plan(settings),
-        input_channels=skeleton.input_channels,
-        num_classes=plans.get_label_manager(planned.dataset_json).num_segmentation_heads,
+        settings.geometry,
+        input_channels=settings.input_channels,
+        num_classes=settings.num_classes,
         batch_size=settings.batch_size,
         title=f"{planned.folder.name}, {configuration}, {plans_name}",
     )

@@ -17,7 +17,7 @@ from typing import Any
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.io.files import whole_file
-from nnunetv2_ext.plans.dataset import read_planned_dataset
+from nnunetv2_ext.plans.dataset import PlannedDataset, read_planned_dataset
 from nnunetv2_ext.trainers import find_own_trainer
 
 __all__ = ["HELP", "add_arguments", "network_names", "network_plans", "run", "write_network_plans"]
@@ -48,11 +48,11 @@ def _scale_strides(output_strides: Sequence[Sequence[int]]) -> list[list[int]]:
     return [*strides, [1] * axes, [1] * axes]
 
 
-def network_plans(plans: dict[str, Any], network_name: str, plans_name: str) -> tuple[dict[str, Any], list[str]]:
+def network_plans(planned: PlannedDataset, network_name: str, plans_name: str) -> tuple[dict[str, Any], list[str]]:
     """Give plans that name a network of this package in every configuration that it serves.
 
     Args:
-        plans: made by one of nnU-Net's planners.
+        planned: with plans that one of nnU-Net's planners made.
         network_name: see `network_names`.
         plans_name: name of the new plans.
 
@@ -62,16 +62,13 @@ def network_plans(plans: dict[str, Any], network_name: str, plans_name: str) -> 
     if network_name not in network_names():
         raise UserError(f"There is no network {network_name!r}; there are {', '.join(network_names())}.")
     import torch
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunetv2_ext.trainers.base import geometry_from_plan
 
     trainer = find_own_trainer(_PREFIX + network_name)
-    result = copy.deepcopy(plans)
+    result = copy.deepcopy(planned.plans)
     result["plans_name"] = plans_name
-    manager, left_out = PlansManager(plans), []
+    left_out = []
     for name, configuration in result["configurations"].items():
-        geometry = geometry_from_plan(manager.get_configuration(name))
+        geometry = planned.configuration(name).geometry
         if geometry.spatial_dims not in trainer.network_class.served_dims:
             left_out.append(name)
             continue
@@ -109,7 +106,7 @@ def write_network_plans(
     """
     planned = read_planned_dataset(dataset, plans_name)
     new_name = f"{plans_name}_{network_name}"
-    plans, left_out = network_plans(planned.plans, network_name, new_name)
+    plans, left_out = network_plans(planned, network_name, new_name)
     path = planned.folder / f"{new_name}.json"
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: use it, or write it anew with --overwrite.")

@@ -13,7 +13,7 @@ from scipy.ndimage import find_objects
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.evaluation.images import LabelImage, check_same_geometry, read_label_image
 from nnunetv2_ext.evaluation.labels import LabelMap
-from nnunetv2_ext.evaluation.metrics import Overlap
+from nnunetv2_ext.evaluation.metrics import Overlap, SurfaceDistances, surface_distances
 
 __all__ = ["CaseScores", "MaskPair", "score_files", "score_pair"]
 
@@ -46,6 +46,16 @@ class MaskPair:
     def masks(self) -> tuple[np.ndarray, np.ndarray]:
         """Prediction and reference as boolean arrays; made only when a surface is looked at."""
         return self.cut()
+
+    @cached_property
+    def distances(self) -> SurfaceDistances:
+        """Distances between the borders of two masks that are not empty, in mm."""
+        return surface_distances(*self.masks, self.spacing)
+
+    @cached_property
+    def distances_in_voxels(self) -> SurfaceDistances:
+        """The same in voxels."""
+        return surface_distances(*self.masks)
 
     @property
     def any_predicted(self) -> bool:

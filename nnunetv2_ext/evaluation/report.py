@@ -6,14 +6,14 @@ import csv
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
 
 from nnunetv2_ext.evaluation.cases import CaseScores
 from nnunetv2_ext.evaluation.labels import LabelMap
-from nnunetv2_ext.evaluation.protocols import Metric, Protocol
+from nnunetv2_ext.evaluation.rules import Metric, Protocol
 from nnunetv2_ext.io.tables import format_table
 
 __all__ = ["Evaluation", "definitions_table", "format_report", "means_table", "summarize", "write_files"]
@@ -49,7 +49,7 @@ class Evaluation:
             unit = length
         if metric.name == "NSD" and self.tolerance is not None:
             definition = f"{definition}: {self.tolerance:g} {length}"
-        return Metric(metric.name, definition, metric.empty, unit, metric.shown)
+        return replace(metric, definition=definition, unit=unit)
 
     def mean(self, name: str, metric: str) -> float:
         """Average a class over the cases in which the metric is defined; NaN if there is none."""

@@ -17,8 +17,9 @@ from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.evaluation.cases import CaseScores, score_files
 from nnunetv2_ext.evaluation.images import FILE_ENDINGS
 from nnunetv2_ext.evaluation.labels import LabelMap, find_labels
-from nnunetv2_ext.evaluation.protocols import Protocol, find_protocol
+from nnunetv2_ext.evaluation.protocols import find_protocol, score_masks
 from nnunetv2_ext.evaluation.report import Evaluation, write_files
+from nnunetv2_ext.evaluation.rules import Protocol
 from nnunetv2_ext.io.files import prepare_output, whole_folder
 from nnunetv2_ext.io.workers import end_with_parent
 
@@ -68,7 +69,7 @@ def evaluate_folders(
     score = partial(
         score_files,
         labels=label_map,
-        score=protocol.score,
+        score=partial(score_masks, protocol=protocol.name),
         tolerances=tolerances,
         needs_spacing=protocol.needs_spacing,
     )

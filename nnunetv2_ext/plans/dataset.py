@@ -6,9 +6,12 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2_ext.errors import UserError
+
+if TYPE_CHECKING:
+    from nnunetv2_ext.plans.configuration import PlannedConfiguration
 
 __all__ = ["PlannedDataset", "read_planned_dataset"]
 
@@ -27,17 +30,21 @@ class PlannedDataset:
     plans: dict[str, Any]
     dataset_json: dict[str, Any]
 
-    def require_configuration(self, name: str) -> None:
-        """Raise unless the plans hold a configuration of this name.
+    def configuration(self, name: str) -> PlannedConfiguration:
+        """Read a configuration.
 
         Raises:
-            UserError: naming those that exist.
+            UserError: if the plans hold none of this name; names those that exist.
         """
         if name not in self.plans["configurations"]:
             raise UserError(
                 f"The plans of {self.folder.name} have no configuration {name!r}; there are "
                 f"{', '.join(self.plans['configurations'])}."
             )
+        # Commands import this module to build the command line, and nnU-Net takes seconds.
+        from nnunetv2_ext.plans.configuration import read_configuration
+
+        return read_configuration(self.plans, self.dataset_json, name)
 
 
 def _read_json(path: Path, remedy: str) -> dict[str, Any]:

@@ -101,9 +101,8 @@ def export_model(
         found = made_by
     trainer, configuration = found
     _find_trainer(trainer)
-    plans = json.loads((target / "plans.json").read_text(encoding="utf-8"))
-    _require_single_stage(plans, configuration)
-    dataset_json = json.loads((target / "dataset.json").read_text(encoding="utf-8"))
+    plans, dataset_json = _read_model_files(target)
+    _require_single_stage(plans, dataset_json, configuration)
     return ExportedModel(trainer, plans["plans_name"], configuration, chosen, plans["dataset_name"], dataset_json)
 
 
@@ -172,10 +171,18 @@ def _find_trainer(name: str) -> type:
     return trainer
 
 
-def _require_single_stage(plans: dict[str, Any], configuration: str) -> None:
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+def _read_model_files(model: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read plans.json and dataset.json of a model."""
+    plans, dataset_json = (
+        json.loads((model / name).read_text(encoding="utf-8")) for name in ("plans.json", "dataset.json")
+    )
+    return plans, dataset_json
 
-    previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
+
+def _require_single_stage(plans: dict[str, Any], dataset_json: dict[str, Any], configuration: str) -> None:
+    from nnunetv2_ext.plans.configuration import read_configuration
+
+    previous = read_configuration(plans, dataset_json, configuration).previous_stage
     if previous is not None:
         raise UserError(f"{configuration} needs the predictions of {previous}: submit a model that works alone.")
 
@@ -191,24 +198,21 @@ def load_predictor(model: Path, **settings: Any) -> nnUNetPredictor:
         UserError: if the weights do not fit the network.
     """
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_ext.plans.configuration import read_configuration
 
     folds = [load_without_executing(path) for path in sorted(model.glob(f"fold_*/{CHECKPOINT}"))]
     if not folds:
         raise UserError(f"{model} has no fold with a {CHECKPOINT}: write it with nnUNetv2_ext submit flare.")
-    dataset_json, plans = (
-        json.loads((model / name).read_text(encoding="utf-8")) for name in ("dataset.json", "plans.json")
-    )
-    plans_manager = PlansManager(plans)
-    configuration = plans_manager.get_configuration(folds[0]["init_args"]["configuration"])
+    plans, dataset_json = _read_model_files(model)
+    planned = read_configuration(plans, dataset_json, folds[0]["init_args"]["configuration"])
     weights = [fold["network_weights"] for fold in folds]
     try:
         network = _find_trainer(folds[0]["trainer_name"]).build_network_architecture(
-            plans_manager,
-            configuration,
-            determine_num_input_channels(plans_manager, configuration, dataset_json),
-            plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
+            planned.plans_manager,
+            planned.configuration_manager,
+            planned.input_channels,
+            planned.num_classes,
             enable_deep_supervision=False,
         )
         for of_fold in weights:
@@ -221,8 +225,8 @@ def load_predictor(model: Path, **settings: Any) -> nnUNetPredictor:
         predictor = nnUNetPredictor(**settings)
     predictor.manual_initialization(
         network,
-        plans_manager,
-        configuration,
+        planned.plans_manager,
+        planned.configuration_manager,
         weights,
         dataset_json,
         folds[0]["trainer_name"],

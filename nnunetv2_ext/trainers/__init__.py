@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from typing import TYPE_CHECKING, Any
 
-from nnunetv2_ext.catalog import TRAINERS
-from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.trainers.names import GRAMMAR, closest_name, parse_name
+from nnunetv2_ext.trainers.names import closest_name, find_entry, parse_name
+
+if TYPE_CHECKING:
+    from nnunetv2_ext.trainers.base import nnUNetTrainerExt
 
 __all__ = ["find_own_trainer", "find_trainer"]
 
@@ -38,18 +40,15 @@ def find_trainer(name: str) -> type | None:
     return trainer
 
 
-def find_own_trainer(name: str) -> type:
+def find_own_trainer(name: str) -> type[nnUNetTrainerExt]:
     """Return a trainer class of this package, or a variant of one, by its name.
 
     Raises:
         UserError: if there is none; says which name was probably meant.
     """
-    parsed = parse_name(name)
-    if parsed is None or parsed[0] not in TRAINERS:
-        suggestion = closest_name(name)
-        meant = f"did you mean {suggestion}?" if suggestion else "`nnUNetv2_ext list` shows them."
-        raise UserError(f"nnunetv2_ext has no trainer {name} ({meant} A variant is written BASE{GRAMMAR}.)")
-    return find_trainer(name)
+    find_entry(name)
+    trainer: Any = find_trainer(name)
+    return trainer
 
 
 def __getattr__(name: str) -> type:

@@ -12,49 +12,19 @@ from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
-from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
+from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.plans.configuration import PlannedConfiguration, read_configuration, read_geometry
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
 from nnunetv2_ext.trainers.schedule import WarmUpPolyLRScheduler
 
-__all__ = ["CHECKPOINTING_VARIABLE", "geometry_from_plan", "nnUNetTrainerExt"]
+__all__ = ["CHECKPOINTING_VARIABLE", "nnUNetTrainerExt"]
 
 CHECKPOINTING_VARIABLE = "nnUNet_ext_checkpointing"
-
-
-def geometry_from_plan(configuration: ConfigurationManager) -> Geometry:
-    """Read the sizes of a configuration that one of nnU-Net's planners made for a U-Net.
-
-    Raises:
-        ValueError: if the plan names another kind of network, or its sizes contradict each other.
-    """
-    planned = configuration.network_arch_init_kwargs
-    n_conv = planned.get("n_conv_per_stage", planned.get("n_blocks_per_stage"))
-    lacking = [key for key in ("strides", "kernel_sizes", "features_per_stage") if key not in planned]
-    if lacking or n_conv is None:
-        raise ValueError(
-            f"The plans name the network {configuration.network_arch_class_name}, whose settings do not hold a U-Net's "
-            f"{', '.join(lacking) or 'convolutions per stage'}: use plans that nnU-Net's planner made for a U-Net "
-            "(-p nnUNetPlans), or train these plans with nnU-Net's own trainer (-tr nnUNetTrainer)."
-        )
-    n_stages = len(planned["strides"])
-    return Geometry(
-        patch_size=configuration.patch_size,
-        strides=planned["strides"],
-        kernel_sizes=planned["kernel_sizes"],
-        features=planned["features_per_stage"],
-        n_conv_per_stage=[n_conv] * n_stages if isinstance(n_conv, int) else n_conv,
-        network=PlannedNetwork(
-            class_name=configuration.network_arch_class_name,
-            arguments=planned,
-            imports=tuple(configuration.network_arch_init_kwargs_req_import),
-        ),
-    )
 
 
 class nnUNetTrainerExt(nnUNetTrainer):
@@ -83,7 +53,7 @@ class nnUNetTrainerExt(nnUNetTrainer):
         Raises:
             ValueError: one sentence that says what does not fit, and what to do.
         """
-        skeleton = self.build_skeleton(plans, configuration, dataset_json)
+        skeleton = self.build_skeleton(read_configuration(plans, dataset_json, configuration))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.recipe.initial_lr
         self.weight_decay = self.recipe.weight_decay
@@ -94,17 +64,10 @@ class nnUNetTrainerExt(nnUNetTrainer):
             torch.set_flush_denormal(True)
 
     @classmethod
-    def build_skeleton(cls, plans: dict, configuration: str, dataset_json: dict) -> SegmentationNetwork:
+    def build_skeleton(cls, planned: PlannedConfiguration) -> SegmentationNetwork:
         """Build the network of a plan without memory for its weights (on torch's meta device)."""
-        plans_manager = PlansManager(plans)
-        configuration_manager = plans_manager.get_configuration(configuration)
         with torch.device("meta"):
-            return cls.build_network_architecture(
-                plans_manager,
-                configuration_manager,
-                determine_num_input_channels(plans_manager, configuration_manager, dataset_json),
-                plans_manager.get_label_manager(dataset_json).num_segmentation_heads,
-            )
+            return cls.build_network(planned.geometry, planned.input_channels, planned.num_classes)
 
     @classmethod
     def build_network_architecture(
@@ -117,7 +80,7 @@ class nnUNetTrainerExt(nnUNetTrainer):
     ) -> SegmentationNetwork:
         """Build the network; nnU-Net calls this on the trainer for training, and on the class for prediction."""
         return cls.build_network(
-            geometry_from_plan(configuration_manager), num_input_channels, num_output_channels, enable_deep_supervision
+            read_geometry(configuration_manager), num_input_channels, num_output_channels, enable_deep_supervision
         )
 
     @classmethod
@@ -153,7 +116,7 @@ class nnUNetTrainerExt(nnUNetTrainer):
     def initialize(self) -> None:
         """Initialise as nnU-Net does, then log the network as it was built."""
         super().initialize()
-        settings = self.resolve_settings(geometry_from_plan(self.configuration_manager))
+        settings = self.resolve_settings(read_geometry(self.configuration_manager))
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.print_to_log_file(f"{self.network_class.__name__}: {parameters:,} parameters, settings {settings}")
 

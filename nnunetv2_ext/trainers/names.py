@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 
 from nnunetv2_ext.catalog import BASELINE, TRAINERS, TrainerEntry
+from nnunetv2_ext.errors import UserError
 
-__all__ = ["GRAMMAR", "Variant", "closest_name", "parse_name"]
+__all__ = ["GRAMMAR", "Variant", "closest_name", "find_entry", "parse_name"]
 
 GRAMMAR = "[_<N>epochs][_<N>iters][_lr<M>en<E>][_bs<N>][_NoMirroring][_noAMP]"
 
@@ -82,6 +83,20 @@ def parse_name(name: str) -> tuple[TrainerEntry, Variant | None] | None:
     return None
 
 
+def find_entry(name: str) -> TrainerEntry:
+    """Return the catalog entry of a trainer of this package, or of a variant of one.
+
+    Raises:
+        UserError: if there is none; says which name was probably meant.
+    """
+    parsed = parse_name(name)
+    if parsed is None or parsed[0] not in TRAINERS:
+        suggestion = closest_name(name)
+        meant = f"did you mean {suggestion}?" if suggestion else "`nnUNetv2_ext list` shows them."
+        raise UserError(f"nnunetv2_ext has no trainer {name} ({meant} A variant is written BASE{GRAMMAR}.)")
+    return parsed[0]
+
+
 def _variant(match: re.Match[str]) -> Variant:
     def number(group: str) -> int | None:
         return None if match[group] is None else int(match[group])
@@ -134,11 +149,12 @@ def _closest_base(name: str) -> tuple[str | None, str]:
     # All names of nnU-Net, ours and others', share the prefix: only what follows it can be alike or not. A base name
     # may have underscores of its own, so it is compared with the first words of the name, up to as many as it has.
     words = name[len(prefix) :].split("_")
-    best, base, rest = _LEAST_ALIKE, None, name
+    best, rest = _LEAST_ALIKE, name
+    found: str | None = None
     for lower_case, candidate in by_lower_case.items():
         own = lower_case.removeprefix(prefix)
         for n_words in range(1, own.count("_") + 2) if own else ():
             alike = difflib.SequenceMatcher(None, own, "_".join(words[:n_words]).lower()).ratio()
-            if alike > best or (base is None and alike == best):
-                best, base, rest = alike, candidate, "_".join(words[n_words:])
-    return base, rest
+            if alike > best or (found is None and alike == best):
+                best, found, rest = alike, candidate, "_".join(words[n_words:])
+    return found, rest

@@ -11,18 +11,14 @@ import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
 from nnunetv2_ext.architectures.da_transunet import SKIPS, DATransUNet
+from nnunetv2_ext.weights.authors import AuthorsSystem
 from nnunetv2_ext.weights.imagenet import ImageNetWeights, Source
 from nnunetv2_ext.weights.renaming import compile_rules, rename
 
-__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build", "imagenet_weights", "resize_positions"]
+__all__ = ["SYSTEM", "authors_name", "build", "imagenet_weights", "resize_positions"]
 
 IMAGENET_MODEL = "vit_base_r50_s16_224.orig_in21k"
 
-# The authors' names of the layers that depend on the classes of a dataset.
-SEGMENTATION_LAYERS = re.compile(r"^segmentation_head\.")
-# The authors' names of tensors that their network holds and that cannot influence its output: two of the three outputs
-# of a dual-attention block, and the blocks of the decoder that are on no path.
-IGNORED = re.compile(r"\.(conv6|conv7)\.|^decoder\.blocks\.(?!0\.da3\.|1\.da2\.)\d+\.da\d+\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a module.
 _RENAMED = compile_rules(
@@ -81,6 +77,16 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         *("num_heads", "num_layers", "decoder_head_channels", "decoder_channels"),
     )
     return DATransUNet(patch_size=config["img_size"], **{key: config[key] for key in settings})
+
+
+SYSTEM = AuthorsSystem(
+    build=build,
+    naming=lambda _network: authors_name,
+    segmentation_layers=re.compile(r"^segmentation_head\."),
+    # Held by their network without influence on its output: two of the three outputs of a dual-attention block, and the
+    # blocks of the decoder that are on no path.
+    ignored=re.compile(r"\.(conv6|conv7)\.|^decoder\.blocks\.(?!0\.da3\.|1\.da2\.)\d+\.da\d+\."),
+)
 
 
 # From our names to timm's.

@@ -1,20 +1,28 @@
-"""The authors' DCA: their settings and the names of their tensors."""
+"""The authors' DCA: their settings and the names of their tensors.
+
+On the planned network, a checkpoint of the authors can mean the module's tensors alone: none of their networks is one
+that nnU-Net plans. They are taken from a checkpoint of the module, or out of one of a network with DCA.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.dca import DCA, ChannelCrossAttention, DualAttentionBlock, SpatialCrossAttention
+from nnunetv2_ext.architectures.dca_planned import DCAPlannedNetwork
+from nnunetv2_ext.weights.authors import AuthorsSystem
 from nnunetv2_ext.weights.renaming import compile_rules, rename
 
-__all__ = ["SEGMENTATION_LAYERS", "authors_name", "build"]
+__all__ = ["MODULE", "STATISTICS", "SYSTEM", "authors_name", "build", "find_other_stages"]
 
-# The module has no layer that depends on the classes of a dataset.
-SEGMENTATION_LAYERS = re.compile(r"(?!)")
+# Where the authors' networks hold the module.
+MODULE = "DCA."
+# Norms of a planned network keep no statistics.
+STATISTICS = r"\.(running_mean|running_var|num_batches_tracked)$"
 
 _RENAMED = compile_rules(
     (
@@ -75,3 +83,38 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         n_blocks=config["n_blocks"],
         **settings,
     )
+
+
+def find_other_stages(dca: DCA, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the reason why a module cannot take the authors' tensors, if it is its number of stages."""
+    given = len(
+        {name for name in tensors if re.match(re.escape(MODULE) + r"avg_map\.\d+\.proj\.depthwise\.weight$", name)}
+    )
+    stages = len(dca.channels)
+    if given in (0, stages):
+        return None
+    return (
+        f"its DCA reads {given} stages, and that of this configuration {stages}, because of its patch size and poolings"
+    )
+
+
+def _naming(network: nn.Module) -> Callable[[str], str]:
+    if not isinstance(network, DCAPlannedNetwork):
+        return authors_name
+    prefix = "dca."
+    return lambda name: MODULE + authors_name(name.removeprefix(prefix)) if name.startswith(prefix) else name
+
+
+def _misfit(network: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+    return find_other_stages(network.dca, tensors) if isinstance(network, DCAPlannedNetwork) else None
+
+
+SYSTEM = AuthorsSystem(
+    build=build,
+    naming=_naming,
+    module=MODULE,
+    # All that is not the module, and its statistics.
+    replaced=re.compile(rf"^(?!{re.escape(MODULE)})|{STATISTICS}"),
+    added=re.compile(r"^(?!dca\.)"),
+    misfit=_misfit,
+)

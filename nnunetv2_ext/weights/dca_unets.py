@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.unets.common import UShapedNetwork
 from nnunetv2_ext.architectures.unets.double_unet import DoubleUNet
@@ -16,13 +16,9 @@ from nnunetv2_ext.architectures.unets.resunet_pp import ResUNetPP
 from nnunetv2_ext.architectures.unets.unet import UNet
 from nnunetv2_ext.architectures.unets.vnet import VNet
 from nnunetv2_ext.weights import dca
+from nnunetv2_ext.weights.authors import AuthorsSystem
 
-__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "build", "naming"]
-
-# The authors' names of the layers that depend on the classes of a dataset.
-SEGMENTATION_LAYERS = re.compile(r"^(out|output_layer)\.")
-# A gate of ResUNet++ holds each of its norms under two names.
-IGNORED = re.compile(r"^attn\d+\.conv_(encoder|decoder|attn)\.0\.")
+__all__ = ["SYSTEM", "build", "naming"]
 
 NETWORKS: dict[str, type[UShapedNetwork]] = {
     "unet": UNet,
@@ -202,10 +198,16 @@ _RULES: dict[type[UShapedNetwork], Callable[[int], list[_Rule]]] = {
 
 
 def naming(network: nn.Module) -> Callable[[str], str]:
-    """Give the function from a name of a tensor of this network to the authors' name, which depends on the network."""
-    modules = {"dca.": "DCA."}
+    """Return the function from a name of a tensor of this network to the authors' name, which depends on the network.
+
+    Raises:
+        TypeError: for a network that is none of the six.
+    """
+    if not isinstance(network, UShapedNetwork):
+        raise TypeError(f"{type(network).__name__} is none of the six U-Nets.")
+    modules = {"dca.": dca.MODULE}
     if isinstance(network, DoubleUNet):
-        modules = {"dca.": "DCA_vgg1.", "second_dca.": "DCA_vgg2.", "second_encoder_dca.": "DCA."}
+        modules = {"dca.": "DCA_vgg1.", "second_dca.": "DCA_vgg2.", "second_encoder_dca.": dca.MODULE}
     rules = [
         (re.compile(re.escape(ours).replace(r"\#", r"(\d+)")), theirs)
         for ours, theirs in _RULES[type(network)](len(network.features))
@@ -234,10 +236,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     if config["network"] not in NETWORKS:
         raise ValueError(f"There is no network {config['network']!r}; there are {', '.join(NETWORKS)}.")
     network = NETWORKS[config["network"]]
-    features = tuple(config["features_per_stage"])
+    features = list(config["features_per_stage"])
     settings: dict[str, Any] = {}
     if network is ResUNetPP:
-        *features, settings["bridge_features"] = features
+        settings["bridge_features"] = features.pop()
         settings["squeezed_features"] = SQUEEZED_FEATURES
     if config["dca"]:
         settings["token_grid"] = config["token_grid"]
@@ -254,3 +256,29 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         dca=config["dca"],
         **settings,
     )
+
+
+def _misfit(network: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the reason why no checkpoint of the authors' network fits a configuration, if there is one."""
+    assert isinstance(network, UShapedNetwork)
+    stages, own_stages = len(type(network).AUTHORS_FEATURES), len(network.features)
+    theirs = f"the authors' {type(network).__name__} is 2D and has {stages} stages ({stages - 1} poolings)"
+    if len(network.patch_size) != 2:
+        return f"{theirs}, and this configuration is {len(network.patch_size)}D"
+    if own_stages != stages:
+        return f"{theirs}, and this configuration has {own_stages} stages"
+    return dca.find_other_stages(network.dca, tensors) if network.dca_stages else None
+
+
+SYSTEM = AuthorsSystem(
+    build=build,
+    naming=naming,
+    segmentation_layers=re.compile(r"^(out|output_layer)\."),
+    # A gate of ResUNet++ holds each of its norms under two names.
+    ignored=re.compile(r"^attn\d+\.conv_(encoder|decoder|attn)\.0\."),
+    # Norms keep no statistics, activations have no slopes, and V-Net and MultiResUNet lack layers without influence.
+    replaced=re.compile(rf"{dca.STATISTICS}|(^|\.)prelu(_in)?\.weight$|^conv1\.conv_skip\.|^respath\d+\.bns\."),
+    # The norms of DoubleU-Net's first encoder.
+    added=re.compile(r"^encoder\.\d+\.norms\."),
+    misfit=_misfit,
+)

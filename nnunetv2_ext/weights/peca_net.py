@@ -9,12 +9,11 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_ext.architectures.peca_net import PairedAttention, ParallelInteraction, PECANet
+from nnunetv2_ext.weights.authors import AuthorsSystem
 from nnunetv2_ext.weights.renaming import compile_rules, rename
 
-__all__ = ["SEGMENTATION_LAYERS", "authors_name", "build"]
+__all__ = ["SYSTEM", "authors_name", "build"]
 
-# The authors' names of the layers that depend on the classes of a dataset.
-SEGMENTATION_LAYERS = re.compile(r"^out\d+\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a module.
 _RENAMED = compile_rules(
@@ -91,3 +90,10 @@ def build(config: Mapping[str, Any]) -> nn.Module:
             **pick("tokens", "num_heads", "proj_size"),
         )
     raise ValueError(f"PECA-Net has no part of kind {kind!r}; there are network, pim and pea.")
+
+
+SYSTEM = AuthorsSystem(
+    build=build,
+    naming=lambda _network: authors_name,
+    segmentation_layers=re.compile(r"^out\d+\."),
+)

@@ -11,17 +11,14 @@ import torch.nn.functional as F
 from torch import Size, Tensor, nn
 
 from nnunetv2_ext.architectures.swin_unet import PATCH, STEM_CHANNELS, SwinUNet
+from nnunetv2_ext.weights.authors import AuthorsSystem
 from nnunetv2_ext.weights.imagenet import ImageNetWeights, Source
 from nnunetv2_ext.weights.renaming import compile_rules, rename
 
-__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build", "imagenet_weights", "resize_position_table"]
+__all__ = ["SYSTEM", "authors_name", "build", "imagenet_weights", "resize_position_table"]
 
 IMAGENET_MODEL = "swin_tiny_patch4_window7_224.ms_in1k"
 
-# The authors' names of the layers that depend on the classes of a dataset.
-SEGMENTATION_LAYERS = re.compile(r"^swin_unet\.output\.")
-# The authors' names of tensors that follow from the settings, or that their RecA network holds and never uses.
-IGNORED = re.compile(r"(^|\.)(relative_position_index|attn_mask)$|^swin_unet\.decoder0\.")
 
 # Each rule is tried once, in this order: places in the network first, then names inside a block.
 _RENAMED = compile_rules(
@@ -70,6 +67,15 @@ def build(config: Mapping[str, Any]) -> nn.Module:
         *("drop_path_rate", "reca"),
     )
     return SwinUNet(patch_size=config["img_size"], **{key: config[key] for key in settings})
+
+
+SYSTEM = AuthorsSystem(
+    build=build,
+    naming=lambda _network: authors_name,
+    segmentation_layers=re.compile(r"^swin_unet\.output\."),
+    # They follow from the settings, or their RecA network holds and never uses them.
+    ignored=re.compile(r"(^|\.)(relative_position_index|attn_mask)$|^swin_unet\.decoder0\."),
+)
 
 
 # From the authors' names to timm's. Like the authors, decoder levels start from the encoder stage of the same grid.

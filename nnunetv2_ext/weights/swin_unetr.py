@@ -9,14 +9,11 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
+from nnunetv2_ext.weights.authors import AuthorsSystem
 from nnunetv2_ext.weights.renaming import compile_rules, rename
 
-__all__ = ["IGNORED", "SEGMENTATION_LAYERS", "authors_name", "build"]
+__all__ = ["SYSTEM", "authors_name", "build"]
 
-# The authors' names of the layers that depend on the classes of a dataset.
-SEGMENTATION_LAYERS = re.compile(r"^out\.")
-# Follows from the window.
-IGNORED = re.compile(r"\.relative_position_index$")
 
 _RENAMED = compile_rules(
     (
@@ -65,3 +62,12 @@ def build(config: Mapping[str, Any]) -> nn.Module:
             )
         },
     )
+
+
+SYSTEM = AuthorsSystem(
+    build=build,
+    naming=lambda _network: authors_name,
+    segmentation_layers=re.compile(r"^out\."),
+    # It follows from the window.
+    ignored=re.compile(r"\.relative_position_index$"),
+)

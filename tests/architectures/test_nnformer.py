@@ -20,7 +20,7 @@ from nnunetv2_ext.architectures.nnformer import (
     clip_to_smallest_axis,
 )
 from nnunetv2_ext.weights import from_authors, nnformer
-from nnunetv2_ext.weights.authors import fit_tensors, without_ignored
+from nnunetv2_ext.weights.authors import fit_tensors
 from tests import golden_files
 
 GOLDEN = [
@@ -54,7 +54,7 @@ def test_gives_the_authors_numbers(name: str) -> None:
 def load_part(part: nn.Module, golden: dict, prefix: str, authors_prefix: str, rename=lambda name: name) -> nn.Module:
     """Load the authors' tensors of a part of the network, under the names that they have in the whole."""
     given = {rename(authors_prefix + key): tensor for key, tensor in golden_files.make_state_dict(golden).items()}
-    given = without_ignored(nnformer, given)
+    given = nnformer.SYSTEM.without_ignored(given)
     names = {f"{prefix}{name}": tensor for name, tensor in part.state_dict().items()}
     fitting = fit_tensors(names, given, nnformer.authors_name, golden["system"])
     part.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in fitting.items()})

@@ -16,7 +16,7 @@ from nnunetv2_ext.trainers.swin_unet import nnUNetTrainerSwinUNet
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
 from nnunetv2_ext.weights.files import WeightsError
-from nnunetv2_ext.weights.swin_unet import IGNORED, authors_name
+from nnunetv2_ext.weights.swin_unet import SYSTEM, authors_name
 from tests import golden_files
 
 GOLDEN = [
@@ -52,7 +52,7 @@ def test_stage_gives_the_authors_numbers(variant: str) -> None:
         reca=config["reca"],
         checkpointing=False,
     ).eval()
-    tensors = {name: t for name, t in golden_files.make_state_dict(golden).items() if not IGNORED.search(name)}
+    tensors = SYSTEM.without_ignored(golden_files.make_state_dict(golden))
 
     def naming(name: str) -> str:
         return authors_name(f"stages.0.{name}").removeprefix("swin_unet.layers.0.")

@@ -10,7 +10,7 @@ from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_co
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.swin_unetr import MERGING_ORDERS, SwinUNETR
 from nnunetv2_ext.weights import from_authors, swin_unetr
-from nnunetv2_ext.weights.authors import fit_tensors, without_ignored
+from nnunetv2_ext.weights.authors import fit_tensors
 from nnunetv2_ext.weights.files import WeightsError
 from tests import golden_files
 
@@ -47,7 +47,7 @@ def test_encoder_gives_the_authors_numbers(name: str) -> None:
     given = {f"swinViT.{key}": tensor for key, tensor in golden_files.make_state_dict(golden).items()}
     fitting = fit_tensors(
         encoder.state_dict(),
-        without_ignored(swin_unetr, given),
+        swin_unetr.SYSTEM.without_ignored(given),
         lambda key: swin_unetr.authors_name(f"encoder.{key}"),
         name,
     )

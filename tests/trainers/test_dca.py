@@ -141,7 +141,7 @@ def test_log_names_the_settings(nnunet_folders: PlannedData) -> None:
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_plans_can_name_the_network_with_dca(configuration: str, nnunet_folders: PlannedData) -> None:
     """The route without discovery: nnU-Net's own trainer builds the same network, with the same outputs."""
-    plans, left_out = network_plans(nnunet_folders.plans(LABELS), "DCA", "Named")
+    plans, left_out = network_plans(nnunet_folders.planned(LABELS), "DCA", "Named")
     assert left_out == []
     plans, dataset_json = json.loads(json.dumps(plans)), nnunet_folders.dataset_json(LABELS)
     stock = nnUNetTrainer(

@@ -1,0 +1,132 @@
+"""Where things are in the package: which folder may import which, what lies at the top, how long files get."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import nnunetv2_ext
+
+NAME = "nnunetv2_ext"
+ROOT = Path(nnunetv2_ext.__file__).parent
+
+# What each folder, and each module at the top, may import of the package. CONTRIBUTING.md draws it.
+GROUND = {"catalog", "errors", "_register"}
+ARROWS: dict[str, set[str]] = {
+    "__init__": set(),
+    "_register": set(),
+    "catalog": set(),
+    "errors": set(),
+    "io": GROUND,
+    "images": GROUND | {"io"},
+    "architectures": GROUND,
+    "plans": GROUND | {"io", "architectures"},
+    "weights": GROUND | {"io", "architectures"},
+    "trainers": GROUND | {"io", "architectures", "plans", "weights"},
+    "_discovery": {"trainers"},
+    "datasets": GROUND | {"io", "images"},
+    "evaluation": GROUND | {"io", "images"},
+    "submission": GROUND | {"io", "images", "plans", "weights", "trainers"},
+    "demo": GROUND | {"io", "images", "plans", "evaluation"},
+    "commands": GROUND
+    | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"},
+    "cli": {"errors", "commands"},
+}
+# Networks, which are read from top to bottom, may be longer; so may tables of data.
+LONGEST = 300
+NETWORKS = {"architectures"}
+TABLES: set[str] = set()
+
+
+def modules() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    """Give the folder of a module, or its own name at the top of the package."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Name what a module imports of the package, wherever in it: `plans` for `nnunetv2_ext.plans.dataset`."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports by a relative name"
+            # `from nnunetv2_ext import cli` names a part itself.
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            if package == NAME and rest:
+                yield rest.partition(".")[0]
+
+
+def upward(path: Path) -> list[str]:
+    """List the imports of a module that its place does not allow."""
+    own = part(path)
+    return [f"{path.relative_to(ROOT)} imports {name}" for name in imported(path) if name not in {own, *ARROWS[own]}]
+
+
+def test_imports_go_one_way() -> None:
+    assert [arrow for path in modules() for arrow in upward(path)] == []
+
+
+def test_the_allowed_arrows_hold_no_circle() -> None:
+    TopologicalSorter(ARROWS).prepare()
+    with pytest.raises(CycleError):
+        TopologicalSorter({**ARROWS, "plans": {*ARROWS["plans"], "commands"}}).prepare()
+
+
+def test_modules_of_a_folder_import_each_other_without_a_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    known = {".".join((NAME, *path.relative_to(ROOT).with_suffix("").parts)) for path in modules()}
+    for path in modules():
+        name = ".".join((NAME, *path.relative_to(ROOT).with_suffix("").parts))
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        # Inside a function an import may close a circle; at the top it must not.
+        found = {
+            candidate
+            for node in tree.body
+            if isinstance(node, ast.ImportFrom) and node.module
+            for alias in node.names
+            for candidate in (f"{node.module}.{alias.name}", node.module, f"{node.module}.__init__")
+        }
+        graph[name] = (found & known) - {name}
+    list(TopologicalSorter(graph).static_order())
+
+
+def test_nothing_lies_at_the_top_but_what_is_planned() -> None:
+    at_the_top = {path.name.removesuffix(".py") for path in ROOT.iterdir() if path.suffix == ".py"}
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert at_the_top == {"__init__", "_register", "catalog", "cli", "errors"}
+    assert folders <= ARROWS.keys() - at_the_top
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_gets_long(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    if part(path) in NETWORKS or name in TABLES:
+        pytest.skip("a network, or a table of data")
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_an_arrow_that_runs_up_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The test itself can fail: at the top, in a function, and by the package's name."""
+    monkeypatch.setattr("tests.test_house.ROOT", tmp_path)
+    for line in (
+        "from nnunetv2_ext.trainers.base import nnUNetTrainerExt",
+        "def late():\n    import nnunetv2_ext.trainers",
+        "from nnunetv2_ext import trainers",
+    ):
+        module = tmp_path / "weights" / "module.py"
+        module.parent.mkdir(exist_ok=True)
+        module.write_text(line)
+        assert upward(module) == ["weights/module.py imports trainers"]
