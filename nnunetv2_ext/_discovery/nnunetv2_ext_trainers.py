@@ -6,7 +6,7 @@ to the installed package.
 """
 
 
-def __getattr__(name):
+def __getattr__(name: str) -> type:
     # Python's own machinery asks for dunder names. Where the package is not importable (the search path was inherited
     # by another environment), nnU-Net's search must go on as if this folder were empty.
     if not name.startswith("__"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nnunetv2_ext.commands._options import add_plan_options
 from nnunetv2_ext.errors import UserError
@@ -14,6 +14,8 @@ from nnunetv2_ext.trainers import find_own_trainer
 
 if TYPE_CHECKING:
     from nnunetv2_ext.architectures.geometry import Geometry
+    from nnunetv2_ext.architectures.network import SegmentationNetwork
+    from nnunetv2_ext.trainers.base import nnUNetTrainerExt
 
 __all__ = ["HELP", "add_arguments", "describe_network", "describe_planned_network", "run"]
 
@@ -73,7 +75,7 @@ def describe_network(
         batch_size = variant.batch_size
     networks = []
 
-    def build() -> Any:
+    def build() -> SegmentationNetwork:
         networks.append(trainer.build_network(geometry, input_channels, num_classes))
         return networks[-1]
 
@@ -111,7 +113,7 @@ def describe_network(
     return "\n".join([trainer_name, *(f"  {name.ljust(width)}  {value}" for name, value in facts), "", table])
 
 
-def _describe_recipe(trainer: type, network: Any) -> str:
+def _describe_recipe(trainer: type[nnUNetTrainerExt], network: SegmentationNetwork) -> str:
     recipe, variant = trainer.recipe, getattr(trainer, "variant", None)
     initial_lr = variant.initial_lr if variant is not None and variant.initial_lr is not None else recipe.initial_lr
     momentum = f", Nesterov momentum {recipe.momentum}" if recipe.optimizer == "SGD" else ""

@@ -123,11 +123,11 @@ def surface_distances(
     Raises:
         ValueError: for masks of different shapes, a wrong number of spacings, or an empty mask.
     """
-    prediction, reference, spacing = _crop(prediction, reference, spacing)
+    prediction, reference, sampling = _crop(prediction, reference, spacing)
     if not prediction.any() or not reference.any():
         raise ValueError("A surface distance needs two masks that are not empty.")
-    borders = _border(prediction), _border(reference)
-    return SurfaceDistances(_distances(*borders, spacing), _distances(*reversed(borders), spacing))
+    ours, theirs = _border(prediction), _border(reference)
+    return SurfaceDistances(_distances(ours, theirs, sampling), _distances(theirs, ours, sampling))
 
 
 def hausdorff_95(distances: SurfaceDistances) -> float:
@@ -162,8 +162,8 @@ def surface_dice(
     Raises:
         ValueError: for masks of different shapes or a wrong number of spacings.
     """
-    prediction, reference, spacing = _crop(prediction, reference, spacing)
-    areas = _areas(spacing)
+    prediction, reference, sampling = _crop(prediction, reference, spacing)
+    areas = _areas(sampling)
     codes = [_cells(mask) for mask in (prediction, reference)]
     surfaces = [(code != 0) & (code != areas.size - 1) for code in codes]
     near = whole = 0.0
@@ -171,7 +171,7 @@ def surface_dice(
         area = areas[code[surfaces[own]]]
         whole += area.sum()
         if surfaces[other].any():
-            near += area[_distances(surfaces[own], surfaces[other], spacing, tolerance) <= tolerance].sum()
+            near += area[_distances(surfaces[own], surfaces[other], sampling, tolerance) <= tolerance].sum()
     return float(near / whole) if whole else math.nan
 
 

@@ -136,9 +136,9 @@ class nnUNetTrainerExt(nnUNetTrainer):
         warm_up_epochs = self.recipe.warm_up_epochs(self.num_epochs)
         return optimizer, WarmUpPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warm_up_epochs)
 
-    def _plain_network(self) -> nn.Module:
-        """Give the network without the wrappers of distributed training and of torch.compile."""
-        network = getattr(self.network, "module", self.network) if self.is_ddp else self.network
+    def _plain_network(self) -> SegmentationNetwork:
+        """Return the network without the wrappers of distributed training and of torch.compile."""
+        network: Any = getattr(self.network, "module", self.network) if self.is_ddp else self.network
         return getattr(network, "_orig_mod", network)
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from nnunetv2_ext.architectures.da_transunet import DATransUNet
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.trainers.base import nnUNetTrainerExt
@@ -48,12 +46,12 @@ class nnUNetTrainerDATransUNetRecA(nnUNetTrainerDATransUNet):
 class nnUNetTrainerDATransUNet_pretrained(ImageNetStartMixin, nnUNetTrainerDATransUNet):
     """DA-TransUNet with plain self-attention, from ImageNet weights, as the authors start."""
 
-    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]] = staticmethod(imagenet_weights)
     narrow_settings: ClassVar[Mapping[str, Any]] = TIMMS_STEM
 
 
 class nnUNetTrainerDATransUNetRecA_pretrained(ImageNetStartMixin, nnUNetTrainerDATransUNetRecA):
     """DA-TransUNet with RecA, from ImageNet weights, as the authors start."""
 
-    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]] = staticmethod(imagenet_weights)
     narrow_settings: ClassVar[Mapping[str, Any]] = TIMMS_STEM

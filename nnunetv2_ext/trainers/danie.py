@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from nnunetv2_ext.architectures.danie import DANIE, PRESETS
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.trainers.base import nnUNetTrainerExt
@@ -70,10 +68,10 @@ class nnUNetTrainerDANIE_LDS(nnUNetTrainerDANIE_SDS):
 class nnUNetTrainerDANIE_S_pretrained(ImageNetStartMixin, nnUNetTrainerDANIE_S):
     """DANIE-S whose self-attention stream starts from ImageNet weights, as in the paper."""
 
-    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]] = staticmethod(imagenet_weights)
 
 
 class nnUNetTrainerDANIE_L_pretrained(ImageNetStartMixin, nnUNetTrainerDANIE_L):
     """DANIE-L whose self-attention stream starts from ImageNet weights, as in the paper."""
 
-    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]] = staticmethod(imagenet_weights)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from nnunetv2_ext.weights.imagenet import ImageNetWeights, load_imagenet_weights
+
+if TYPE_CHECKING:
+    from nnunetv2_ext.trainers.base import nnUNetTrainerExt as Trainer
+else:
+    # A mixin: the trainer stands after it in the bases.
+    Trainer = object
 
 __all__ = ["ImageNetStartMixin"]
 
 
-class ImageNetStartMixin:
+class ImageNetStartMixin(Trainer):
     """Load published weights into the network when a training starts afresh; stands before the trainer in the bases.
 
     Afresh means that nnU-Net's `on_train_start` is what initialises the trainer. Where a training goes on (`--c`), is
@@ -25,7 +29,7 @@ class ImageNetStartMixin:
         narrow_settings: over the network's `narrow_settings`, the arguments that timm's model cannot have so small.
     """
 
-    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]]
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]]
     narrow_settings: ClassVar[Mapping[str, Any]] = {}
     _starts_afresh: bool = False
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from torch import nn
-
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.architectures.swin_unet import SwinUNet
 from nnunetv2_ext.trainers.base import nnUNetTrainerExt
@@ -45,10 +43,10 @@ class nnUNetTrainerSwinUNetRecA(nnUNetTrainerSwinUNet):
 class nnUNetTrainerSwinUNet_pretrained(ImageNetStartMixin, nnUNetTrainerSwinUNet):
     """Swin-Unet with plain self-attention, from ImageNet weights, as the authors start."""
 
-    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]] = staticmethod(imagenet_weights)
 
 
 class nnUNetTrainerSwinUNetRecA_pretrained(ImageNetStartMixin, nnUNetTrainerSwinUNetRecA):
     """Swin-Unet with RecA, from ImageNet weights, as the authors start."""
 
-    imagenet_weights: ClassVar[Callable[[nn.Module], ImageNetWeights]] = staticmethod(imagenet_weights)
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]] = staticmethod(imagenet_weights)

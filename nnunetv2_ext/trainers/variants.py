@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from nnunetv2_ext.trainers.names import Variant
+
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Trainer
+else:
+    # A mixin: the trainer stands after it in the bases.
+    Trainer = object
 
 __all__ = ["make_variant"]
 
 VALIDATION_SHARE = 5
 
 
-class VariantMixin:
+class VariantMixin(Trainer):
     """Change what the name of the class says, and leave the rest to the trainer that stands after it in the bases."""
 
     variant: ClassVar[Variant]
@@ -43,7 +49,7 @@ class VariantMixin:
         if variant.no_amp:
             self.grad_scaler = None
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         rotation, dummy_2d, initial_patch_size, mirror_axes = (
             super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         )

@@ -137,7 +137,8 @@ def imagenet_weights(network: DATransUNet) -> ImageNetWeights:
     These are all but the dual-attention blocks and the decoder. timm fits the first convolution to the input's channels
     (the planes in turn, scaled by 3 / channels); a single channel is repeated to three and needs none of it.
     """
-    channels, layers = network.embedding.project.out_channels, network.transformer.layers
+    channels = network.embedding.project.out_channels
+    layers: list[Any] = list(network.transformer.layers)
 
     def source(name: str) -> Source | None:
         for pattern, replacement in _TIMM_NAMES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from nnunetv2_ext.architectures.danie import DANIE
 from nnunetv2_ext.weights.files import WeightsError
@@ -33,7 +34,7 @@ def imagenet_weights(network: DANIE) -> ImageNetWeights:
     """
     if not hasattr(network, "sap"):
         raise WeightsError("DANIE without self_attention has no backbone that ImageNet weights could go into.")
-    published = network.sap.pretrained_cfg
+    published: Any = network.sap.pretrained_cfg
     return ImageNetWeights(
         model=f"{published['architecture']}.{published['tag']}",
         source=_source,

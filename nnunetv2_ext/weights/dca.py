@@ -85,12 +85,11 @@ def build(config: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def find_other_stages(dca: DCA, tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the reason why a module cannot take the authors' tensors, if it is its number of stages."""
+def find_other_stages(stages: int, tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the reason why a module for so many stages cannot take the authors' tensors, if that is the reason."""
     given = len(
         {name for name in tensors if re.match(re.escape(MODULE) + r"avg_map\.\d+\.proj\.depthwise\.weight$", name)}
     )
-    stages = len(dca.channels)
     if given in (0, stages):
         return None
     return (
@@ -106,7 +105,7 @@ def _naming(network: nn.Module) -> Callable[[str], str]:
 
 
 def _misfit(network: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
-    return find_other_stages(network.dca, tensors) if isinstance(network, DCAPlannedNetwork) else None
+    return find_other_stages(len(network.dca.channels), tensors) if isinstance(network, DCAPlannedNetwork) else None
 
 
 SYSTEM = AuthorsSystem(

@@ -267,7 +267,7 @@ def _misfit(network: nn.Module, tensors: Mapping[str, Tensor]) -> str | None:
         return f"{theirs}, and this configuration is {len(network.patch_size)}D"
     if own_stages != stages:
         return f"{theirs}, and this configuration has {own_stages} stages"
-    return dca.find_other_stages(network.dca, tensors) if network.dca_stages else None
+    return dca.find_other_stages(network.dca_stages, tensors) if network.dca_stages else None
 
 
 SYSTEM = AuthorsSystem(

@@ -35,7 +35,8 @@ def _as(module: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _harmless_numpy_names() -> list[Any]:
     """List what the logs inside a checkpoint of nnU-Net (version 1 or 2) are made of: numpy's numbers and arrays."""
-    number, array = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    number: Any = np.float64(0).__reduce__()[0]
+    array: Any = np.zeros(1).__reduce__()[0]
     modules = ("numpy.core.multiarray", "numpy._core.multiarray")
     functions = [_as(module, function) for module in modules for function in (number, array)]
     kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}

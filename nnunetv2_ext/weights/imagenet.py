@@ -149,7 +149,7 @@ def published_tensors(model: str) -> tuple[dict[str, Tensor], str]:
     if model not in timm.list_models(pretrained=True):
         raise WeightsError(f"timm publishes no weights {model!r}: choose a model that it has weights for.")
     try:
-        published = models.get_pretrained_cfg(model)
+        published: Any = models.get_pretrained_cfg(model)
         return models.load_state_dict_from_hf(published.hf_hub_id, weights_only=True), "timm's download"
     except Exception as error:
         # The hub's client, and what it uses to reach the hub, raise many types; all mean that there are no weights.

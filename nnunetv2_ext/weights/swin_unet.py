@@ -113,19 +113,22 @@ def imagenet_weights(network: SwinUNet) -> ImageNetWeights:
     decoder's blocks, from the encoder stage of the same grid. timm fits the first convolution to the input's channels
     (the planes in turn, scaled by 3 / channels); a single channel is repeated to three and needs none of it.
     """
-    windows = {f"stages.{number}.": stage.window for number, stage in enumerate(network.stages)}
-    windows |= {f"decoder.levels.{number}.": level.stage.window for number, level in enumerate(network.decoder.levels)}
+    stages: list[Any] = list(network.stages)
+    levels: list[Any] = list(network.decoder.levels)
+    windows = {f"stages.{number}.": stage.window for number, stage in enumerate(stages)}
+    windows |= {f"decoder.levels.{number}.": level.stage.window for number, level in enumerate(levels)}
 
     def source(name: str) -> Source | None:
         theirs = authors_name(name)
         for pattern, replacement in _TIMM_NAMES:
             if pattern.match(theirs):
-                window = next((window for place, window in windows.items() if name.startswith(place)), None)
-                resize = resize_position_table(window) if name.endswith(".position.table") else None
+                resize = None
+                if name.endswith(".position.table"):
+                    resize = resize_position_table(next(windows[place] for place in windows if name.startswith(place)))
                 return Source(pattern.sub(replacement, theirs), resize=resize)
         return None
 
-    depths = [len(stage.blocks) for stage in network.stages]
+    depths = [len(stage.blocks) for stage in stages]
     deeper_blocks = [rf"layers\.{stage}\.blocks\.[{depth}-9]\." for stage, depth in enumerate(depths)]
     return ImageNetWeights(
         model=IMAGENET_MODEL,
@@ -134,6 +137,6 @@ def imagenet_weights(network: SwinUNet) -> ImageNetWeights:
         arguments={
             "in_chans": network.embedding.project.in_channels,
             "embed_dim": network.embedding.project.out_channels,
-            "num_heads": tuple(stage.num_heads for stage in network.stages),
+            "num_heads": tuple(stage.num_heads for stage in stages),
         },
     )
