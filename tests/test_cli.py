@@ -39,6 +39,7 @@ def test_list_shows_every_trainer(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert all(entry.name in shown for entry in TRAINERS)
     assert "[_<N>epochs]" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 100
     cli.main(["list", "--markdown"])
     rows = capsys.readouterr().out.strip().splitlines()
     assert len(rows) == 2 + len(TRAINERS)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ from nnunetv2_ext.architectures.peca_net import PRESETS, PECANet
 from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.cli import build_parser
+from nnunetv2_ext.commands import COMMANDS
 from nnunetv2_ext.commands.list import trainers_table
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
@@ -49,6 +51,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "tests").rglob("*.md")])
 PECA_NET = ROOT / "docs" / "networks" / "peca_net.md"
 DANIE_PAGE = ROOT / "docs" / "networks" / "danie.md"
+COMMAND_PAGES = ROOT / "docs" / "commands"
 RECA = ROOT / "docs" / "networks" / "reca.md"
 SWIN_UNETR = ROOT / "docs" / "networks" / "swin_unetr.md"
 NNFORMER = ROOT / "docs" / "networks" / "nnformer.md"
@@ -222,7 +225,12 @@ def run_python_blocks(document: Path) -> None:
 
 @pytest.mark.parametrize(
     "document",
-    [ROOT / "README.md", ROOT / "docs" / "adding_a_network.md", ROOT / "docs" / "evaluation.md", DANIE_PAGE],
+    [
+        ROOT / "docs" / "adding_a_network.md",
+        ROOT / "docs" / "commands" / "evaluate.md",
+        ROOT / "docs" / "getting_started.md",
+        DANIE_PAGE,
+    ],
     ids=lambda d: d.stem,
 )
 def test_python_blocks_run(document: Path) -> None:
@@ -238,10 +246,10 @@ def test_python_blocks_of_peca_net_run(authors_checkpoint: Path, monkeypatch: py
 
 def test_all_python_blocks_are_run() -> None:
     assert {document.stem for document in DOCUMENTS if blocks(document, "python")} == {
-        "README",
         "adding_a_network",
         "danie",
-        "evaluation",
+        "evaluate",
+        "getting_started",
         "peca_net",
     }
 
@@ -267,13 +275,82 @@ def test_relative_links_resolve(document: Path) -> None:
 
 
 def test_table_of_trainers_is_the_generated_one() -> None:
-    match = re.search(r"<!-- trainers -->\n(.*)<!-- /trainers -->", read(ROOT / "README.md"), re.DOTALL)
+    match = re.search(r"<!-- trainers -->\n(.*)<!-- /trainers -->", read(ROOT / "docs" / "trainers.md"), re.DOTALL)
     assert match is not None
     assert match[1].strip() == trainers_table(markdown=True), "paste the output of `nnUNetv2_ext list --markdown`"
 
 
 def test_grammar_is_the_codes() -> None:
-    assert f"BASE{GRAMMAR}" in read(ROOT / "README.md")
+    assert f"BASE{GRAMMAR}" in read(ROOT / "docs" / "getting_started.md")
+
+
+def trainers_of_a_pattern(pattern: str) -> Iterator[str]:
+    """Write out a pattern: `{a,b}` is one of these, `[a,b]` one of these or nothing."""
+    parts = [
+        ["", *words[1:-1].split(",")] if words.startswith("[") else words.strip("{}").split(",")
+        for words in re.findall(r"\[[^]]*\]|\{[^}]*\}|[^][{}]+", pattern)
+    ]
+    return ("".join(words) for words in itertools.product(*parts))
+
+
+def test_readme_has_every_trainer_in_one_family() -> None:
+    families = table(ROOT / "README.md", "family")
+    dims = {
+        name: shown
+        for _, patterns, shown, *_ in families
+        for pattern in re.findall(r"`([^`]+)`", patterns)
+        for name in trainers_of_a_pattern(pattern)
+    }
+    assert dims == {entry.name: ", ".join(f"{n}D" for n in entry.dims) for entry in TRAINERS}
+    assert len(families) == 6
+
+
+def test_first_screen_of_the_readme() -> None:
+    """What a stranger needs to decide, in 40 lines: the picture, the installation, a training, and the two targets."""
+    screen = "\n".join(read(ROOT / "README.md").splitlines()[:40])
+    for part in (
+        "docs/figures/demo.png",
+        "pip install",
+        "nnUNetv2_train",
+        "make demo",
+        "make test",
+        "docs/trainers.md",
+    ):
+        assert part in screen
+
+
+# The pages of the commands
+
+
+def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Name the arguments and options of a command and of its subcommands, as they are written."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, subparser in action.choices.items():
+                yield name
+                yield from options_of(subparser)
+        elif not isinstance(action, argparse._HelpAction):
+            yield max(action.option_strings, key=len) if action.option_strings else str(action.metavar)
+
+
+def subparsers() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (one for one in build_parser()._actions if isinstance(one, argparse._SubParsersAction))
+    return action.choices
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_page_of_a_command_names_all_its_options(command: str) -> None:
+    page = read(COMMAND_PAGES / f"{command.replace('-', '_')}.md")
+    assert page.startswith(f"# `nnUNetv2_ext {command}`")
+    for option in options_of(subparsers()[command]):
+        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", page), f"{option} is not on the page of {command}"
+
+
+def test_index_has_every_command_and_no_other_page_is_there() -> None:
+    pages = {f"{command.replace('-', '_')}.md" for command in COMMANDS}
+    assert {path.name for path in COMMAND_PAGES.iterdir()} == pages | {"README.md"}
+    links = {row[0] for row in table(COMMAND_PAGES / "README.md", "command")}
+    assert links == {f"[`nnUNetv2_ext {command}`]({command.replace('-', '_')}.md)" for command in COMMANDS}
 
 
 def test_versions_agree() -> None:

@@ -1,5 +1,5 @@
 """The protocols: which metrics a paper, challenge or framework reports, how it defines them, and what it does with
-empty masks. All of it is data and small functions; docs/evaluation.md is made from it.
+empty masks. All of it is data and small functions; docs/commands/evaluate.md is made from it.
 """
 
 from __future__ import annotations

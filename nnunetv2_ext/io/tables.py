@@ -7,16 +7,22 @@ from collections.abc import Sequence
 __all__ = ["format_table"]
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[object]], *, markdown: bool = False) -> str:
+def format_table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], *, markdown: bool = False, padded: bool = True
+) -> str:
     """Lay out a table.
 
     Args:
         header: column names.
         rows: one entry per column each; numbers are aligned to the right.
         markdown: make a markdown table instead of aligned text.
+        padded: whether columns are as wide as their longest entry; without, a new row changes no other line.
     """
     cells = [[str(value) for value in row] for row in rows]
-    widths = [max(len(line[column]) for line in [list(header), *cells]) for column in range(len(header))]
+    # Three dashes are the shortest rule that every reader of markdown takes.
+    widths = [
+        max(len(line[column]) for line in [list(header), *cells]) if padded else 1 for column in range(len(header))
+    ]
     numeric = [
         bool(rows) and all(isinstance(row[column], (int, float)) for row in rows) for column in range(len(header))
     ]

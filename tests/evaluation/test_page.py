@@ -1,4 +1,4 @@
-"""docs/evaluation.md says what the code does."""
+"""docs/commands/evaluate.md says what the code does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nnunetv2_ext.evaluation.protocols import PROTOCOLS
 from nnunetv2_ext.evaluation.report import definitions_table
 from nnunetv2_ext.io.tables import format_table
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "commands" / "evaluate.md").read_text(encoding="utf-8")
 
 
 def labels_table() -> str:
