@@ -19,8 +19,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_ext.datasets.source import Case, Source, Split, find_files, require_folder, require_numbers
-from nnunetv2_ext.datasets.volumes import read_volume, write_label, write_volume
+from nnunetv2_ext.datasets.volumes import write_label
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.images.volumes import read_volume, write_volume
 
 __all__ = ["CASES", "CHANNELS", "LABELS", "TEST", "VALIDATION", "collect"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.evaluation.images import LabelImage, check_same_geometry, read_label_image
-from nnunetv2_ext.evaluation.labels import LabelMap
 from nnunetv2_ext.evaluation.metrics import Overlap
+from nnunetv2_ext.evaluation.pairs import read_pair
+from nnunetv2_ext.images.label_maps import LabelImage
+from nnunetv2_ext.images.labels import LabelMap
 
 __all__ = ["CaseScores", "MaskPair", "score_files", "score_pair"]
 
@@ -68,6 +69,7 @@ class CaseScores:
         has_spacing: whether the files say how large a voxel is.
         metrics: for each class its metrics; NaN where one is not defined.
         overlaps: for each class its counts.
+        remarks: what was assumed, one sentence each.
     """
 
     reference: Path
@@ -75,6 +77,7 @@ class CaseScores:
     has_spacing: bool
     metrics: Mapping[str, Mapping[str, float]]
     overlaps: Mapping[str, Overlap]
+    remarks: tuple[str, ...] = ()
 
 
 def score_files(
@@ -98,11 +101,10 @@ def score_files(
     Raises:
         UserError: naming the file, if the two do not fit together or hold unknown labels.
     """
-    pair = read_label_image(prediction), read_label_image(reference)
-    check_same_geometry(*pair)
+    *pair, remarks = read_pair(reference, prediction)
     if needs_spacing and len(pair[1].spacing or ()) != 3:
         raise UserError(f"{reference} is no volume with a voxel size in mm, which this protocol needs.")
-    return score_pair(*pair, labels, score, tolerances)
+    return replace(score_pair(*pair, labels, score, tolerances), remarks=remarks)
 
 
 def score_pair(

@@ -12,8 +12,8 @@ from operator import add
 from pathlib import Path
 
 from nnunetv2_ext.evaluation.cases import CaseScores
-from nnunetv2_ext.evaluation.labels import LabelMap
 from nnunetv2_ext.evaluation.protocols import Metric, Protocol
+from nnunetv2_ext.images.labels import LabelMap
 from nnunetv2_ext.io.tables import format_table
 
 __all__ = ["Evaluation", "definitions_table", "format_report", "means_table", "summarize", "write_files"]

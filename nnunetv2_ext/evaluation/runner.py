@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.evaluation.cases import CaseScores, score_files
-from nnunetv2_ext.evaluation.images import FILE_ENDINGS
-from nnunetv2_ext.evaluation.labels import LabelMap, find_labels
+from nnunetv2_ext.evaluation.labels import find_labels
 from nnunetv2_ext.evaluation.protocols import Protocol, find_protocol
 from nnunetv2_ext.evaluation.report import Evaluation, write_files
+from nnunetv2_ext.images.label_maps import FILE_ENDINGS
+from nnunetv2_ext.images.labels import LabelMap
 from nnunetv2_ext.io.files import prepare_output, whole_folder
 from nnunetv2_ext.io.workers import end_with_parent
 
