@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["HEADERS", "UNREADABLE_BY_ITK", "nifti", "nifti_bytes"]
+__all__ = ["HEADERS", "REFUSED_BY_ITK", "SPACING", "nifti", "nifti_bytes", "stored_labels"]
 
 _CODES = {
     "u1": (2, 8), "i2": (4, 16), "i4": (8, 32), "f4": (16, 32), "f8": (64, 64), "i1": (256, 8), "u2": (512, 16),
@@ -69,7 +69,7 @@ def nifti(path: Path, array: np.ndarray, **form) -> Path:
     return path
 
 
-_ZOOMS = (1.25, 1.5, 8.0)
+_ZOOMS = SPACING = (1.25, 1.5, 8.0)
 _AT = (-30.0, 20.0, -100.0)
 # A quaternion (0, 0, 1) turns half around z: the first two axes run backwards.
 _TURNED = ((0.0, 0.0, 1.0), _AT, 1.0)
@@ -106,7 +106,14 @@ HEADERS: dict[str, dict] = {
     "negative zooms": {"zooms": (-1.25, -1.5, 8.0), "sform": _TRUE, "qform": _TURNED},
     "third axis backwards": {"zooms": _ZOOMS, "qform": ((0.0, 0.0, 1.0), _AT, -1.0)},
     "scale factor": {"zooms": _ZOOMS, "sform": _TRUE, "qform": _TURNED, "slope": 1 / 255},
-    "scale factor and intercept": {"zooms": _ZOOMS, "sform": _TRUE, "slope": 2.0, "intercept": -1.0},
+    "scale factor and intercept": {"zooms": _ZOOMS, "sform": _TRUE, "slope": 1.0, "intercept": -1.0},
     "big-endian": {"zooms": _ZOOMS, "sform": _TRUE, "qform": _TURNED, "endian": ">"},
 }
-UNREADABLE_BY_ITK = ("sheared",)
+REFUSED_BY_ITK = ("sheared",)
+
+
+def stored_labels(labels: np.ndarray, name: str) -> np.ndarray:
+    """Return what a file of the form `name` has to hold so that it means these labels."""
+    form = HEADERS[name]
+    stored = (labels - form.get("intercept", 0.0)) / (form.get("slope") or 1.0)
+    return np.rint(stored).astype(np.uint8 if stored.max() < 256 else np.int16)

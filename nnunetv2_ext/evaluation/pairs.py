@@ -9,12 +9,20 @@ import numpy as np
 
 from nnunetv2_ext.images.grids import require_same_grid, same_grid, turn_between
 from nnunetv2_ext.images.label_maps import LabelImage, read_label_image
+from nnunetv2_ext.images.labels import LabelMap
 
 __all__ = ["on_one_grid", "read_pair"]
 
+_WHITE = 255
 
-def read_pair(reference: Path, prediction: Path) -> tuple[LabelImage, LabelImage, tuple[str, ...]]:
+
+def read_pair(reference: Path, prediction: Path, labels: LabelMap) -> tuple[LabelImage, LabelImage, tuple[str, ...]]:
     """Read a prediction and its reference; see `on_one_grid`.
+
+    Args:
+        reference: file.
+        prediction: file.
+        labels: what the values mean.
 
     Returns:
         The prediction, the reference, and what was assumed, one sentence each.
@@ -22,7 +30,21 @@ def read_pair(reference: Path, prediction: Path) -> tuple[LabelImage, LabelImage
     Raises:
         UserError: naming the file, if one cannot be read, or if they do not have the same voxels.
     """
-    return on_one_grid(read_label_image(prediction), read_label_image(reference))
+    prediction_map, reference_map, remarks = on_one_grid(read_label_image(prediction), read_label_image(reference))
+    pair = []
+    for kind, image in (("prediction", prediction_map), ("reference", reference_map)):
+        if _is_black_and_white(image, labels):
+            image = replace(image, labels=(image.labels == _WHITE).astype(np.uint8))
+            remarks = (*remarks, f"The {kind} is a mask of 0 and 255; 255 counts as 1")
+        pair.append(image)
+    return pair[0], pair[1], remarks
+
+
+def _is_black_and_white(image: LabelImage, labels: LabelMap) -> bool:
+    """Check whether a file is a mask of 0 and 255 and the only class is 1, so that white can mean nothing else."""
+    if [labels.values(name) for name in labels.classes] != [(1,)] or _WHITE in (labels.ignore, *labels.unscored):
+        return False
+    return int(image.labels.max()) == _WHITE and not ((image.labels > 0) & (image.labels < _WHITE)).any()
 
 
 def on_one_grid(prediction: LabelImage, reference: LabelImage) -> tuple[LabelImage, LabelImage, tuple[str, ...]]:
