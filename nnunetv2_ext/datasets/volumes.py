@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ from nnunetv2_ext.datasets.source import Case
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.grids import require_same_grid, same_grid, turn_between
 from nnunetv2_ext.images.label_maps import whole_numbers
+from nnunetv2_ext.images.nifti import is_compressed
 from nnunetv2_ext.images.volumes import (
     grid_of,
     placement_of,
     read_header,
     read_volume,
     require_whole,
+    set_grid,
     write_volume,
 )
 
@@ -35,8 +38,11 @@ __all__ = [
 
 
 def place_file(source: Path, target: Path, *, link: bool) -> None:
-    """Copy a file, or make a symbolic link to it."""
-    if link:
+    """Copy a file, or make a symbolic link to it; one that is not compressed, though its target is to be, is packed."""
+    if target.name.endswith(".gz") and not is_compressed(source):
+        with source.open("rb") as unpacked, gzip.GzipFile(target, "wb", compresslevel=4, mtime=0) as packed:
+            shutil.copyfileobj(unpacked, packed)
+    elif link:
         target.symlink_to(source.resolve())
     else:
         shutil.copyfile(source, target)
@@ -97,12 +103,9 @@ def write_label(
     else:
         # A label whose voxels are its image's in another order of the axes is turned to its image's.
         result = sitk.GetImageFromArray(written if turn is None else turn.apply(written.T).T)
-        result.SetSpacing(image.GetSpacing()[:3])
-        result.SetOrigin(image.GetOrigin()[:3])
-        dimension = image.GetDimension()
-        result.SetDirection(np.reshape(image.GetDirection(), (dimension, dimension))[:3, :3].ravel().tolist())
+        set_grid(result, image)
         write_volume(result, target)
-    voxel = float(np.prod(image.GetSpacing()[:3]))
+    voxel = float(np.prod(wanted.spacing))
     counts = np.bincount(written.ravel())
     return {value: int(count) * voxel for value, count in enumerate(counts) if value and count}
 

@@ -11,7 +11,7 @@ from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.grids import Grid
 from nnunetv2_ext.images.nifti import explain_refusal, is_nifti, read_nifti_header, require_whole_nifti, unreadable
 
-__all__ = ["grid_of", "placement_of", "read_header", "read_volume", "require_whole", "write_volume"]
+__all__ = ["grid_of", "placement_of", "read_header", "read_volume", "require_whole", "set_grid", "write_volume"]
 
 
 def require_whole(path: Path) -> None:
@@ -78,7 +78,17 @@ def placement_of(image: sitk.Image | sitk.ImageFileReader) -> np.ndarray:
 
 def grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
     """Return the voxels of an image as SimpleITK sees them; of a 4D image those of each channel."""
-    return Grid(image.GetSize()[:3], image.GetSpacing()[:3], {"SimpleITK": placement_of(image)})
+    # The header alone may state negative sizes, whose sign SimpleITK moves to the direction when it reads the voxels.
+    spacing = tuple(abs(size) for size in image.GetSpacing()[:3])
+    return Grid(image.GetSize()[:3], spacing, {"SimpleITK": placement_of(image)})
+
+
+def set_grid(image: sitk.Image, wanted: sitk.Image | sitk.ImageFileReader) -> None:
+    """Place a 3D image where another one lies; of a 4D image where each of its channels does."""
+    placement, spacing = placement_of(wanted), np.abs(wanted.GetSpacing()[:3])
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(placement[:3, 3].tolist())
+    image.SetDirection((placement[:3, :3] / spacing).ravel().tolist())
 
 
 def write_volume(image: sitk.Image, path: Path) -> None:
