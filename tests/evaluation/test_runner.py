@@ -427,12 +427,16 @@ def test_a_worker_that_dies_is_reported() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
-def test_killed_in_the_middle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_in_the_middle(tmp_path: Path, kind: signal.Signals) -> None:
     folders = make_folders(tmp_path, 30, shape=(60, 60, 40))
     before = sorted(folders[1].iterdir())
     arguments = [part if part != "1" else "2" for part in command(folders)]
     killed = subprocess.Popen(
-        [sys.executable, "-m", "nnunetv2_ext.cli", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "nnunetv2_ext.cli", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     shown = b""
     while b" 1/30" not in shown:
@@ -440,9 +444,8 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     workers = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
     assert len(workers) >= 2
     assert killed.poll() is None
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    killed.stderr.close()
+    killed.send_signal(kind)
+    killed.communicate(timeout=60)
     until = time.monotonic() + 60
     while any(Path(f"/proc/{worker}/fd").is_dir() and is_alive(worker) for worker in workers):
         assert time.monotonic() < until, "a worker outlives its parent"
