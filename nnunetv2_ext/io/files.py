@@ -119,8 +119,7 @@ def _require_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written, because {above} cannot ({error.strerror}): make it writable, or choose another "
-            "place."
+            f"{above} cannot be written to ({error.strerror}): make it writable, or choose another place than {path}."
         ) from error
 
 

@@ -90,13 +90,13 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="thesis is not an earlier result, and is left alone"):
         prepare(tmp_path / "thesis", overwrite=True)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/result cannot be written, because .*Not a directory"):
+    with pytest.raises(UserError, match=r"file cannot be written to .Not a directory"):
         prepare(tmp_path / "file" / "result")
     with pytest.raises(UserError, match="thesis is a folder: name a file"):
         prepare_file(tmp_path / "thesis", overwrite=True)
     with pytest.raises(UserError, match="file exists: choose another file with -o, or write it anew"):
         prepare_file(tmp_path / "file", overwrite=False)
-    with pytest.raises(UserError, match="file/result cannot be written"):
+    with pytest.raises(UserError, match="file cannot be written to"):
         prepare_file(tmp_path / "file" / "result", overwrite=False)
 
 
