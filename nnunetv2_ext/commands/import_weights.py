@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_ext.commands._options import add_plan_options
+from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.io.files import prepare_file
 from nnunetv2_ext.plans.dataset import read_planned_dataset
 from nnunetv2_ext.trainers import find_own_trainer
 from nnunetv2_ext.trainers.names import parse_name
@@ -45,7 +48,8 @@ def import_weights(
         the checkpoint, and the names of those that start anew.
 
     Raises:
-        UserError: for a trainer, dataset, plans or configuration that does not exist.
+        UserError: for a trainer, dataset, plans or configuration that does not exist, or an output that cannot be
+            written or is the checkpoint itself.
         WeightsError: if the file cannot be read, or its tensors do not fit that plan; the message names them.
     """
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -54,6 +58,10 @@ def import_weights(
     from nnunetv2_ext.weights.authors import fit_tensors, system_module, without_ignored
     from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
 
+    output = Path(output)
+    prepare_file(output, overwrite=True)
+    if output.exists() and Path(checkpoint).exists() and output.samefile(checkpoint):
+        raise UserError(f"{output} is the checkpoint itself, which would be lost: choose another file with -o.")
     trainer = find_own_trainer(trainer_name)
     planned = read_planned_dataset(dataset, plans_name)
     planned.require_configuration(configuration)
@@ -127,10 +135,8 @@ def run(arguments: argparse.Namespace) -> None:
         fresh = ", ".join(_shorten(report["fresh"]))
         print(f"Not in the checkpoint or of other classes, and so as initialised: {fresh}.")
     print("nnU-Net starts the segmentation layers anew with -pretrained_weights.")
-    print(
-        f"Train with: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr {arguments.tr} -p {arguments.p} "
-        f"-pretrained_weights {arguments.o}"
-    )
+    words = ["nnUNetv2_train", arguments.d, arguments.c, "FOLD", "-tr", arguments.tr, "-p", arguments.p]
+    print(f"Train with: {shlex.join([*words, '-pretrained_weights', str(arguments.o)])}")
 
 
 def _shorten(names: Sequence[str], most: int = 8) -> list[str]:

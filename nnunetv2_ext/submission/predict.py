@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2_ext.datasets.volumes import require_whole
+from nnunetv2_ext.datasets.volumes import read_header, require_whole
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.io.files import whole_file
 from nnunetv2_ext.submission.model import load_predictor
@@ -97,6 +97,7 @@ def find_images(inputs: Path) -> tuple[dict[str, Path], list[Path]]:
 
 def _predict_case(predictor: nnUNetPredictor, image: Path, output: Path) -> None:
     require_whole(image)
+    read_header(image)  # a 2D image would be enlarged to hundreds of slices
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case(
         [str(image)], None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
