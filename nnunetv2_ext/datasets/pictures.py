@@ -39,6 +39,7 @@ def _read_unnamed_colours(path: Path) -> Image.Image | None:
     CVC-ClinicDB's pictures are such files (PhotometricInterpretation BlackIsZero), which Pillow does not know. All else
     is left to Pillow, because it decodes every compression.
     """
+    # Damage shows in tifffile as errors of many types, and as a file without pages.
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first
@@ -46,7 +47,7 @@ def _read_unnamed_colours(path: Path) -> Image.Image | None:
             samples_first = page.axes == "SYX"
             if page.photometric != tifffile.PHOTOMETRIC.MINISBLACK or page.axes not in ("YXS", "SYX"):
                 return None
-    except (tifffile.TiffFileError, ValueError, OSError):
+    except Exception:
         return None
     if samples_first:
         array = np.moveaxis(array, 0, -1)

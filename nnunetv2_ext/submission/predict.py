@@ -132,7 +132,7 @@ def predict_folder(predictor: nnUNetPredictor, inputs: Path, outputs: Path) -> l
             _predict_case(predictor, image, outputs / f"{case}{ENDING}")
         except Exception as error:
             # Readers, torch and nnU-Net have their own types of errors; the next case may be all right.
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
             failures.append(f"{image} could not be segmented ({reason}).")
             print(f"[{number}/{len(images)}] {case} failed", flush=True)
         else:
