@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from nnunetv2_ext import cli
 from nnunetv2_ext._register import DISCOVERY_FOLDER
 from nnunetv2_ext.architectures.peca_net import PECANet
 from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.commands import doctor
 from nnunetv2_ext.io.tables import format_table
 from nnunetv2_ext.plans.configuration import read_geometry
 from nnunetv2_ext.weights.peca_net import authors_name
@@ -198,6 +201,20 @@ class TestImportWeights:
         cli.main(self.command(tmp_path / "own.pth", tmp_path / "ready.pth"))
         assert "from a checkpoint of nnunetv2_ext" in capsys.readouterr().out
 
+    def test_output_is_looked_at_first_and_the_command_is_quoted(self, target: PECANet, tmp_path: Path, capsys) -> None:
+        own = tmp_path / "own.pth"
+        torch.save({"network_weights": target.state_dict()}, own)
+        before = own.read_bytes()
+        refuse("own.pth is the checkpoint itself, which would be lost", *self.command(own, own))
+        refuse("own.pth cannot be written to", *self.command(own, own / "w.pth"))
+        refuse("is a folder: name a file", *self.command(own, tmp_path))
+        assert own.read_bytes() == before
+        missing = tmp_path / "not there's" / "w 1.pth"
+        cli.main(self.command(own, missing))
+        printed = capsys.readouterr().out.splitlines()[-1]
+        assert shlex.split(printed.removeprefix("Train with: "))[-2:] == ["-pretrained_weights", str(missing)]
+        assert missing.is_file()
+
     def test_what_does_not_fit_is_named(self, target: PECANet, tmp_path: Path) -> None:
         tensors = self.authors_tensors(target)
         torch.save(
@@ -247,6 +264,26 @@ class TestDoctor:
         assert "2 problems to solve first." in shown
         assert "export nnUNet_raw=" in shown
         assert f"mkdir -p {tmp_path / 'missing'}" in shown
+
+    def test_advice_can_be_pasted(self, capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path) -> None:
+        folder = tmp_path / "the user's" / "raw data"
+        monkeypatch.setenv("nnUNet_raw", str(folder))
+        (line,) = [line for line in self.report(capsys, 1).splitlines() if "mkdir -p" in line]
+        command = line.partition("-> ")[2].partition(", or export")[0]
+        subprocess.run(command, shell=True, check=True)
+        assert folder.is_dir()
+
+    def test_no_workers_are_for_the_training_alone(self, capsys, monkeypatch, tmp_path: Path) -> None:
+        """Exported, the value makes nnU-Net's planning fail."""
+        monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+        shown = self.report(capsys, 0)
+        assert "unset nnUNet_n_proc_DA, and set it for the training alone, nnUNet_n_proc_DA=0 nnUNetv2_train" in shown
+        monkeypatch.delenv("nnUNet_n_proc_DA")
+        monkeypatch.setattr(doctor, "SHARED_MEMORY_FOLDER", tmp_path)
+        monkeypatch.setattr(doctor, "MIN_SHARED_MEMORY", 2**60)
+        shown = self.report(capsys, 0)
+        assert "or train without: nnUNet_n_proc_DA=0 nnUNetv2_train ..." in shown
+        assert "export nnUNet_n_proc_DA" not in shown
 
     def test_discovery(self, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
         monkeypatch.delenv("nnUNet_extTrainer")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_ext.datasets.registry import DATASETS, OPTIONS
+from nnunetv2_ext.io.workers import PROCESSES_HELP
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -17,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(dataset.name for dataset in DATASETS))
     parser.add_argument("-i", metavar="SOURCE", type=Path, required=True, help="folder of the unpacked download")
     parser.add_argument("-d", metavar="ID", type=int, help="number in nnU-Net (default: the dataset's own)")
-    parser.add_argument("-np", metavar="N", type=int, help="processes (default: as nnU-Net's own)")
+    parser.add_argument("-np", metavar="N", type=int, help=PROCESSES_HELP)
     parser.add_argument("--link", action="store_true", help="link to files that need no change, instead of copying")
     parser.add_argument("--overwrite", action="store_true", help="replace a dataset of that number")
     for option in OPTIONS:

@@ -9,6 +9,7 @@ import importlib.metadata
 import io
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -71,7 +72,7 @@ def _check_versions() -> Iterator[Check]:
         parsed = Requirement(requirement)
         found = _version(parsed.name)
         fits = found is not None and parsed.specifier.contains(found, prereleases=True)
-        yield Check(parsed.name, found or "not installed", None if fits else f"pip install '{requirement}'")
+        yield Check(parsed.name, found or "not installed", None if fits else f"pip install {shlex.quote(requirement)}")
     yield Check("nnunetv2_ext", _version("nnunetv2_ext") or "not installed")
 
 
@@ -133,7 +134,11 @@ def _check_folders() -> Iterator[Check]:
             continue
         folder = Path(value)
         if not folder.is_dir():
-            yield Check(variable, f"{folder} is not a folder", f"mkdir -p {folder}, or export another {variable}")
+            yield Check(
+                variable,
+                f"{folder} is not a folder",
+                f"mkdir -p {shlex.quote(str(folder))}, or export another {variable}",
+            )
             continue
         try:
             with tempfile.TemporaryFile(dir=folder):
@@ -172,6 +177,11 @@ def _check_devices() -> Iterator[Check]:
         else:
             many = value is not None and int(value) > 4 * cores
             advice = f"more workers than {cores} cores can feed: export {variable}={cores}" if many else None
+            if variable == "nnUNet_n_proc_DA" and value is not None and int(value) == 0:
+                advice = (
+                    f"nnUNetv2_plan_and_preprocess fails with it: unset {variable}, and set it for the training alone, "
+                    f"{variable}=0 nnUNetv2_train ..."
+                )
             yield Check(variable, value or f"not set ({default})", advice, essential=False)
     for variable, value in (("OMP_THREAD_LIMIT", "1"), ("OMP_DYNAMIC", "TRUE")):
         if os.environ.get(variable, "").upper() == value:
@@ -190,7 +200,8 @@ def _check_shared_memory() -> Iterator[Check]:
         f"{size / 2**20:,.0f} MiB",
         None
         if enough
-        else "workers die without it: start the container with --shm-size=8g, or export nnUNet_n_proc_DA=0",
+        else "workers die without it: start the container with --shm-size=8g, or train without: "
+        "nnUNet_n_proc_DA=0 nnUNetv2_train ...",
         essential=False,
     )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunetv2_ext.io.workers import PROCESSES_HELP
+
 __all__ = ["HELP", "add_arguments", "run"]
 
 HELP = "Score predictions as a paper, a challenge or nnU-Net does."
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="MAP", help=maps)
     parser.add_argument("--tolerance", metavar="MM", type=float, help="of nnunet's NSD (default: 1)")
     parser.add_argument("-o", metavar="DIR", type=Path, help="folder to write (default: PRED/evaluation_NAME)")
-    parser.add_argument("-np", metavar="N", type=int, help="cases at a time (default: one a core, at most 8)")
+    parser.add_argument("-np", metavar="N", type=int, help=PROCESSES_HELP)
     parser.add_argument("--chill", action="store_true", help="leave out references without a prediction")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier evaluation")
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_ext.commands._options import add_plan_options
+from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.io.files import prepare_file
 from nnunetv2_ext.plans.dataset import read_planned_dataset
 from nnunetv2_ext.trainers import find_own_trainer
 from nnunetv2_ext.trainers.names import find_entry
@@ -56,12 +59,17 @@ def import_weights(
         plans_name: its plans.
 
     Raises:
-        UserError: for a trainer, dataset, plans or configuration that does not exist.
+        UserError: for a trainer, dataset, plans or configuration that does not exist, or an output that cannot be
+            written or is the checkpoint itself.
         WeightsError: if the file cannot be read, or its tensors do not fit that plan; the message names them.
     """
     from nnunetv2_ext.weights.authors import find_system, fit_tensors, is_segmentation_layer
     from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
 
+    output = Path(output)
+    prepare_file(output, overwrite=True)
+    if output.exists() and Path(checkpoint).exists() and output.samefile(checkpoint):
+        raise UserError(f"{output} is the checkpoint itself, which would be lost: choose another file with -o.")
     trainer = find_own_trainer(trainer_name)
     planned = read_planned_dataset(dataset, plans_name)
     settings = planned.configuration(configuration)
@@ -126,10 +134,8 @@ def run(arguments: argparse.Namespace) -> None:
     if report.left_out:
         print(f"In the checkpoint, but without a place in the network: {', '.join(_shorten(report.left_out))}.")
     print("nnU-Net starts the segmentation layers anew with -pretrained_weights.")
-    print(
-        f"Train with: nnUNetv2_train {arguments.d} {arguments.c} FOLD -tr {arguments.tr} -p {arguments.p} "
-        f"-pretrained_weights {arguments.o}"
-    )
+    words = ["nnUNetv2_train", arguments.d, arguments.c, "FOLD", "-tr", arguments.tr, "-p", arguments.p]
+    print(f"Train with: {shlex.join([*words, '-pretrained_weights', str(arguments.o)])}")
 
 
 def _shorten(names: Sequence[str], most: int = 8) -> list[str]:

@@ -10,6 +10,7 @@ import argparse
 import copy
 import itertools
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -129,4 +130,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"Wrote {path}.")
     if left_out:
         print(f"Left out, because {arguments.network} does not serve their dimension: {', '.join(left_out)}.")
-    print(f"Train with: nnUNetv2_train {arguments.d} CONFIGURATION FOLD -p {path.stem} -tr nnUNetTrainer")
+    command = shlex.join(
+        ["nnUNetv2_train", arguments.d, "CONFIGURATION", "FOLD", "-p", path.stem, "-tr", "nnUNetTrainer"]
+    )
+    print(f"Train with: {command}")

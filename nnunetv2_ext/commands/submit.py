@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 __all__ = ["HELP", "add_arguments", "run"]
@@ -67,7 +68,7 @@ def _run_flare(arguments: argparse.Namespace) -> None:
     )
     for remark in remarks:
         print(remark)
-    print(f"Build with: docker build -t {arguments.team}:latest {arguments.o}")
+    print(f"Build with: docker build -t {arguments.team}:latest {shlex.quote(str(arguments.o))}")
     print(f"How to save and test it is in {arguments.o / 'README.md'}.")
 
 

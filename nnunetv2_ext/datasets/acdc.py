@@ -27,7 +27,8 @@ __all__ = ["LABELS", "PATIENTS", "TEST", "VALIDATION_2D", "VALIDATION_3D", "coll
 NAME = "ACDC"
 PATIENTS = range(1, 101)
 LABELS = ACDC
-# Trainers of nnFormer and PECA-Net; lists of TransUNet's lineage have the same test patients.
+# The test patients of both lists and of UNETR++, which trains on all other 80 patients and validates on these 20
+# (Amshaker/unetr_plus_plus: unetr_pp/training/network_training/unetr_pp_trainer_acdc.py).
 TEST = (2, 3, 8, 9, 12, 14, 17, 24, 42, 48, 49, 53, 55, 64, 67, 79, 81, 88, 92, 95)
 VALIDATION_3D = (89, 90, 91, 93, 94, 96, 97, 98, 99, 100)
 VALIDATION_2D = (19, 21, 29, 33, 41, 50, 61, 71, 76, 80)
@@ -81,12 +82,13 @@ def collect(folder: Path) -> Source:
                     )
             cases.append(Case(name, (files[name],), files[f"{name}_gt"], test=number in TEST))
 
-    def split(validation: tuple[int, ...], used_by: str) -> Split:
+    def split(validation: tuple[int, ...], used_by: str, source: str) -> Split:
         train = [number for number in names if number not in TEST and number not in validation]
         return Split(
             tuple(name for number in train for name in names[number]),
             tuple(name for number in names if number in validation for name in names[number]),
             used_by,
+            source,
         )
 
     return Source(
@@ -100,10 +102,21 @@ def collect(folder: Path) -> Source:
         cases=tuple(cases),
         write_case=partial(write_case, labels=LABELS),
         splits=(
-            split(VALIDATION_3D, "the 3D papers (nnFormer, UNETR++, PECA-Net)"),
-            split(VALIDATION_2D, "the 2D papers (TransUNet and its descendants, DANIE)"),
+            split(
+                VALIDATION_3D,
+                "the 3D papers nnFormer and PECA-Net",
+                "282857341/nnFormer: nnformer/training/network_training/nnFormerTrainerV2_nnformer_acdc.py; "
+                "ChenTong999/PECA-Net: its trainer for ACDC",
+            ),
+            split(
+                VALIDATION_2D,
+                "the 2D papers (TransUNet and its descendants, DANIE)",
+                "sotiraslab/AgileFormer: lists/lists_ACDC",
+            ),
         ),
         remarks=(
             "Test cases are the 20 patients on which the papers report; the challenge's testing set is not used.",
+            "UNETR++ trains on all other 80 patients (fold `all`) and validates on those 20, so that its best epoch is "
+            "chosen on the test patients.",
         ),
     )

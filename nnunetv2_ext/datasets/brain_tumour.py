@@ -114,7 +114,9 @@ def collect(folder: Path) -> Source:
             Split(
                 tuple(name for number, name in names.items() if number not in TEST and number not in VALIDATION),
                 tuple(name for number, name in names.items() if number in VALIDATION),
-                "nnFormer, UNETR++ and PECA-Net",
+                "nnFormer and PECA-Net",
+                "282857341/nnFormer: tumor_dataset.json and nnformer/training/network_training/"
+                "nnFormerTrainerV2_nnformer_tumor.py; ChenTong999/PECA-Net: its lists are the same",
             ),
         ),
         remarks=(

@@ -1,41 +1,28 @@
 """Writes a dataset into nnU-Net's raw folder: in parallel, and complete or not at all.
 
 Everything goes into a hidden folder beside the result first, which nnU-Net does not see. nnU-Net's own check of the
-dataset runs there; then the folder gets its name. What a killed run left behind is removed by the next one.
+dataset runs there; then the folder gets its name, see `io.files`.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import shutil
-import signal
-import threading
-import uuid
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from tqdm import tqdm
-
 from nnunetv2_ext.datasets.registry import check_options, find_dataset
 from nnunetv2_ext.datasets.source import Case, CaseWriter, Source, count_phrase
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.io.files import whole_file
-from nnunetv2_ext.io.workers import end_with_parent
+from nnunetv2_ext.io.files import whole_file, whole_folder
+from nnunetv2_ext.io.workers import call_in_process, default_processes, map_in_processes
 
-__all__ = ["Report", "collect_dataset", "convert", "default_processes", "format_report", "write_source"]
+__all__ = ["Report", "collect_dataset", "convert", "format_report", "write_source"]
 
 SPLITS_FILE = "splits_final.json"
-PROCESSES_VARIABLE = "nnUNet_def_n_proc"
 
 
 @dataclass(frozen=True)
@@ -51,20 +38,6 @@ class Report:
     folder: Path
     source: Source
     remarks: tuple[str, ...]
-
-
-def default_processes() -> int:
-    """Give the number of processes that nnU-Net's commands use: its variable, otherwise 8, and never more than cores.
-
-    Raises:
-        UserError: if the variable is not a whole number above 0.
-    """
-    set_by_user = os.environ.get(PROCESSES_VARIABLE)
-    if set_by_user is None:
-        return min(8, os.cpu_count() or 1)
-    if not set_by_user.isdigit() or int(set_by_user) < 1:
-        raise UserError(f"{PROCESSES_VARIABLE} is {set_by_user!r}: set it to a whole number above 0, or unset it.")
-    return int(set_by_user)
 
 
 def _folder_from(variable: str) -> Path | None:
@@ -110,7 +83,7 @@ def convert(
         raw_folder: nnU-Net's raw folder, by default what `nnUNet_raw` says.
         preprocessed_folder: the one with the preprocessed data, where training reads the split; by default what
             `nnUNet_preprocessed` says. Without it the split lies with the raw data, from where planning copies it.
-        processes: how many work at the same time; 1 is this process alone. See `default_processes`.
+        processes: how many work at the same time, see `io.workers`.
         link: make symbolic links to files of the download where they can serve as they are.
         overwrite: replace a dataset of that number.
         progress: show a bar.
@@ -153,8 +126,6 @@ def write_source(
     """Write a dataset; see `convert`."""
     if not 1 <= dataset_id <= 999:
         raise UserError(f"The dataset's number is {dataset_id}, but nnU-Net's have three digits: choose 1 to 999.")
-    if processes < 1:
-        raise UserError(f"The number of processes is {processes}: choose at least 1.")
     target = raw_folder / f"Dataset{dataset_id:03d}_{source.name}"
     splits = [{"train": list(split.train), "val": list(split.val)} for split in source.splits]
     preprocessed = preprocessed_folder / target.name if preprocessed_folder is not None else None
@@ -163,23 +134,16 @@ def write_source(
     _require_source_elsewhere(source, target)
     if preprocessed is not None and not overwrite:
         _require_no_other_splits(preprocessed / SPLITS_FILE, splits)
-    raw_folder.mkdir(parents=True, exist_ok=True)
-    with _alone(target), _ended_by_an_exception():
+    with whole_folder(target) as folder:
         # Again, because a dataset that a killed run had put aside is back now, or another run has just ended.
         _require_no_other_dataset(target, overwrite=overwrite)
-        # A name of its own for each run, because workers of a killed one may take a moment to end.
-        partial_folder = target.with_name(f".{target.name}.partial-{uuid.uuid4().hex[:8]}")
-        try:
-            partial_folder.mkdir()
-            source, sizes = _write_cases(source, partial_folder, processes, link=link, progress=progress)
-            remarks = [*source.remarks, *source.examine(sizes)]
-            _write_json(partial_folder / "dataset.json", _dataset_json(source))
-            if splits:
-                _write_json(partial_folder / SPLITS_FILE, splits)
-            _check_integrity(partial_folder, processes)
-            _rename(partial_folder, target)
-        finally:
-            shutil.rmtree(partial_folder, ignore_errors=True)
+        source, sizes = _write_cases(source, folder, processes, link=link, progress=progress)
+        remarks = [*source.remarks, *source.examine(sizes)]
+        _write_json(folder / "dataset.json", _dataset_json(source))
+        if splits:
+            _write_json(folder / SPLITS_FILE, splits)
+        call_in_process(_check_integrity, folder, processes)
+        # The dataset appears last: a run that was killed before it is to be repeated.
         if preprocessed is not None:
             remarks += _place_splits(preprocessed, splits)
     return Report(target, source, tuple(remarks))
@@ -222,83 +186,22 @@ def _require_no_other_splits(path: Path, splits: list[dict[str, list[str]]]) -> 
         raise UserError(f"{path} has another split: choose another number with -d, or replace it with --overwrite.")
 
 
-@contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Keep other conversions of the same dataset away, and remove what killed ones left behind."""
-    path = target.with_name(f".{target.name}.lock")
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"Another process writes {target} at this moment: wait for it.") from None
-    try:
-        for left_over in target.parent.glob(f".{target.name}.partial-*"):
-            shutil.rmtree(left_over, ignore_errors=True)
-        replaced = _replaced(target)
-        if replaced.exists():
-            # A run was killed between the two renames of `_rename`, or right after them.
-            if target.exists():
-                shutil.rmtree(replaced)
-            else:
-                replaced.rename(target)
-        yield
-    finally:
-        lock.release()
-        with suppress(OSError):
-            path.unlink()
-
-
-@contextmanager
-def _ended_by_an_exception() -> Iterator[None]:
-    """Turn the signal with which clusters and `kill` end a process into an exception, so that it cleans up."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _replaced(target: Path) -> Path:
-    return target.with_name(f".{target.name}.replaced")
-
-
-def _rename(folder: Path, target: Path) -> None:
-    """Give a finished folder its name; one that it replaces is there until then."""
-    replaced = _replaced(target)
-    if target.exists():
-        target.rename(replaced)
-    try:
-        folder.rename(target)
-    except BaseException:
-        if replaced.exists():
-            replaced.rename(target)
-        raise
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
 # Cases
 
 
 def _write_one(
     case: Case, write_case: CaseWriter, folder: Path, file_ending: str, n_image_files: int, link: bool
-) -> tuple[str, dict[int, float] | None]:
+) -> dict[int, float] | None:
     part = "Ts" if case.test else "Tr"
     images = [folder / f"images{part}" / f"{case.name}_{channel:04d}{file_ending}" for channel in range(n_image_files)]
     label = folder / f"labels{part}" / f"{case.name}{file_ending}" if case.label is not None else None
-    return case.name, write_case(case, images, label, link=link)
+    return write_case(case, images, label, link=link)
 
 
 def _write_cases(
     source: Source, folder: Path, processes: int, *, link: bool, progress: bool
 ) -> tuple[Source, dict[str, dict[int, float]]]:
-    """Write all cases; give the dataset with those that belong to it, and the sizes of their labels."""
+    """Write all cases; return the dataset with those that belong to it, and the sizes of their labels."""
     for case in source.cases:
         part = "Ts" if case.test else "Tr"
         (folder / f"images{part}").mkdir(exist_ok=True)
@@ -312,30 +215,13 @@ def _write_cases(
         n_image_files=source.n_image_files,
         link=link,
     )
-    sizes = {}
-    with tqdm(total=len(source.cases), desc=source.name, unit="case", disable=not progress) as bar:
-        for name, found in _run(write_one, source.cases, processes):
-            sizes[name] = found
-            bar.update()
-    written = replace(source, cases=tuple(case for case in source.cases if sizes[case.name] is not None))
-    return written, {case.name: sizes[case.name] for case in written.cases if case.label is not None}
-
-
-def _run(write_one: Any, cases: tuple[Case, ...], processes: int) -> Iterator[tuple[str, dict[int, float] | None]]:
-    """Call a function for each case, in this process or in several; the first error ends all."""
-    if processes == 1:
-        yield from map(write_one, cases)
-        return
-    executor = ProcessPoolExecutor(
-        min(processes, len(cases)), mp_context=multiprocessing.get_context("spawn"), initializer=end_with_parent
+    calls = [(case,) for case in source.cases]
+    sizes = map_in_processes(write_one, calls, processes, description=source.name, progress=progress)
+    written = [(case, found) for case, found in zip(source.cases, sizes, strict=True) if found is not None]
+    return (
+        replace(source, cases=tuple(case for case, _ in written)),
+        {case.name: found for case, found in written if case.label is not None},
     )
-    try:
-        for future in as_completed([executor.submit(write_one, case) for case in cases]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise UserError("A worker process died, mostly for lack of memory: use fewer of them with -np.") from error
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 # What goes beside the cases
@@ -392,7 +278,6 @@ def _place_splits(preprocessed: Path, splits: list[dict[str, list[str]]]) -> lis
         )
     path = preprocessed / SPLITS_FILE
     if splits:
-        preprocessed.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial_file:
             _write_json(partial_file, splits)
     elif path.is_file():

@@ -1,7 +1,9 @@
 """CVC-ClinicDB: polyps in colonoscopy, 612 frames of 29 sequences.
 
-    Original/1.tif ... 612.tif         pictures; mirrors hold png files with the same numbers
-    Ground Truth/1.tif ... 612.tif     masks, white on black
+    Original/1.tif ... 612.tif         pictures, three samples that call themselves black and white
+    Ground Truth/1.tif ... 612.tif     masks, white on black; 138 of them with nearly black noise (values 8 to 11)
+
+Mirrors hold png files with the same numbers.
 
 Source: openmedlab/Awesome-Medical-Dataset. DCA's split is random over the order in which a file system lists the files,
 and so cannot be rebuilt; here the same function draws from the files in the order of their numbers.
@@ -12,7 +14,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.pictures import black_and_white_mask, write_case
+from nnunetv2_ext.datasets.pictures import read_mask, write_case
 from nnunetv2_ext.datasets.random_split import random_split
 from nnunetv2_ext.datasets.source import RGB, Case, Source, find_files, require_folder, require_numbers
 
@@ -28,7 +30,7 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
 
     Args:
         folder: the unpacked download.
-        threshold: takes masks with values between black and white; foreground is a value of at least this.
+        threshold: value from which on a pixel of a mask is foreground, see `pictures.read_mask`.
 
     Raises:
         UserError: if a frame or its mask is missing.
@@ -59,10 +61,17 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
         labels=LABELS,
         file_ending=".png",
         cases=tuple(Case(name, (images[number],), masks[number]) for number, name in names.items()),
-        write_case=partial(write_case, read_mask=partial(black_and_white_mask, threshold=threshold)),
+        write_case=partial(write_case, read_mask=partial(read_mask, threshold=threshold)),
         splits=(
-            random_split(list(names.values()), 0.2, f"80/20 as in DCA's paper, {rule}"),
-            random_split(list(names.values()), 0.25, f"75/25 as in DCA's code, {rule}"),
+            random_split(
+                list(names.values()), 0.2, f"80/20 as in DCA's paper, {rule}", "DCA's paper: arXiv 2303.17696"
+            ),
+            random_split(
+                list(names.values()),
+                0.25,
+                f"75/25 as in DCA's code, {rule}",
+                "gorkemcanates/Dual-Cross-Attention: its training code",
+            ),
         ),
         remarks=(
             "Frames of one sequence are nearly the same, and both folds part them at random as the papers do: the "

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.pictures import black_and_white_mask, write_case
+from nnunetv2_ext.datasets.pictures import read_mask, write_case
 from nnunetv2_ext.datasets.source import RGB, Case, Source, Split, find_files, require_folder
 from nnunetv2_ext.errors import UserError
 
@@ -59,6 +59,7 @@ def make_source(
     description: str,
     year: int,
     used_by: str,
+    source: str,
     threshold: int | None,
     remarks: tuple[str, ...] = (),
 ) -> Source:
@@ -68,10 +69,10 @@ def make_source(
         train, validation, test: the cases; the first two are fold 0.
         name, description, remarks: of the dataset.
         year: of the challenge.
-        used_by: who uses the split.
-        threshold: takes masks with values between black and white; foreground is a value of at least this.
+        used_by, source: whose split it is, see `Split`.
+        threshold: value from which on a pixel of a mask is foreground, see `pictures.read_mask`.
     """
-    split = Split(tuple(case.name for case in train), tuple(case.name for case in validation), used_by)
+    split = Split(tuple(case.name for case in train), tuple(case.name for case in validation), used_by, source)
     return Source(
         name=name,
         description=description,
@@ -81,7 +82,7 @@ def make_source(
         labels=LABELS,
         file_ending=".png",
         cases=(*train, *validation, *test),
-        write_case=partial(write_case, read_mask=partial(black_and_white_mask, threshold=threshold)),
+        write_case=partial(write_case, read_mask=partial(read_mask, threshold=threshold)),
         splits=(split,),
         remarks=remarks,
     )

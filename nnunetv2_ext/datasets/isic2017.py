@@ -26,7 +26,7 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
 
     Args:
         folder: the unpacked download.
-        threshold: takes masks with values between black and white; foreground is a value of at least this.
+        threshold: value from which on a pixel of a mask is foreground, see `pictures.read_mask`.
 
     Raises:
         UserError: if a folder, a picture or a mask is missing.
@@ -48,5 +48,6 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
         description="Skin lesions in dermoscopy: ISIC 2017, part 1, with the official split.",
         year=2017,
         used_by="the challenge and DANIE",
+        source="challenge.isic-archive.com: the archives of ISIC 2017, part 1; DANIE's paper",
         threshold=threshold,
     )

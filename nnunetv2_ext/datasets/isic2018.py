@@ -27,7 +27,7 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
 
     Args:
         folder: the unpacked download.
-        threshold: takes masks with values between black and white; foreground is a value of at least this.
+        threshold: value from which on a pixel of a mask is foreground, see `pictures.read_mask`.
 
     Raises:
         UserError: if a folder, a picture or a mask is missing.
@@ -48,6 +48,7 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
         description="Skin lesions in dermoscopy: the training pictures of ISIC 2018, task 1, as BCDU-Net parts them.",
         year=2018,
         used_by="BCDU-Net, and DANIE after it, in the order of the sorted names",
+        source="rezazad68/BCDU-Net: Prepare_ISIC2018.py; DANIE's paper refers to it",
         threshold=threshold,
         remarks=(
             "BCDU-Net's own order is that of a file system's listing and differs between machines; the parts have its "

@@ -12,25 +12,25 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from nnunetv2_ext.datasets.pictures import threshold_mask, write_case
+from nnunetv2_ext.datasets.pictures import THRESHOLD, read_mask, write_case
 from nnunetv2_ext.datasets.random_split import random_split
 from nnunetv2_ext.datasets.source import RGB, Case, Source, find_files, require_folder
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["LABELS", "N_PICTURES", "THRESHOLD", "collect"]
+__all__ = ["LABELS", "N_PICTURES", "collect"]
 
 NAME = "Kvasir-SEG"
 N_PICTURES = 1000
 LABELS = {"polyp": 1}
-THRESHOLD = 128
 
 
-def collect(folder: Path, *, threshold: int = THRESHOLD) -> Source:
+def collect(folder: Path, *, threshold: int | None = None) -> Source:
     """Say what the dataset is made of.
 
     Args:
         folder: the unpacked download.
-        threshold: foreground is a value of at least this; DCA's code takes 1, which makes noise a part of the polyp.
+        threshold: value from which on a pixel of a mask is foreground, see `pictures.read_mask`; DCA's code takes 1,
+            which makes noise a part of the polyp.
 
     Raises:
         UserError: if a picture or its mask is missing.
@@ -56,14 +56,17 @@ def collect(folder: Path, *, threshold: int = THRESHOLD) -> Source:
         labels=LABELS,
         file_ending=".png",
         cases=tuple(Case(name, (images[name],), masks[name]) for name in names),
-        write_case=partial(write_case, read_mask=partial(threshold_mask, threshold=threshold)),
+        write_case=partial(write_case, read_mask=partial(read_mask, threshold=threshold)),
         splits=(
             random_split(
-                names, 0.2, "80/20 as in DCA, random over the sorted names, because its own list cannot be rebuilt"
+                names,
+                0.2,
+                "80/20 as in DCA, random over the sorted names, because its own list cannot be rebuilt",
+                "gorkemcanates/Dual-Cross-Attention: its training code; arXiv 2303.17696",
             ),
         ),
         remarks=(
-            f"The masks are JPEG: a value of at least {threshold} is foreground"
+            f"The masks are JPEG: a value of at least {threshold or THRESHOLD} is foreground"
             + ("." if threshold == 1 else " (DCA's code: at least 1, which needs --threshold 1)."),
         ),
     )

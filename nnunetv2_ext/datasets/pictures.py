@@ -6,14 +6,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import tifffile
+from PIL import Image, UnidentifiedImageError
 
 from nnunetv2_ext.datasets.source import Case
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["black_and_white_mask", "instance_mask", "read_picture", "threshold_mask", "write_case"]
+__all__ = ["THRESHOLD", "instance_mask", "read_mask", "read_picture", "write_case"]
 
-BLACK, WHITE = 0, 255
+WHITE, THRESHOLD = 255, 128
 # A mask's share of pixels that are neither nearly black nor nearly white; JPEG makes some along the border.
 MOST_GREY, NEARLY = 0.05, 64
 
@@ -22,11 +23,37 @@ def _open(path: Path) -> Image.Image:
     try:
         picture = Image.open(path)
         picture.load()
+    except UnidentifiedImageError as error:
+        if (picture := _read_unnamed_colours(path)) is None:
+            raise UserError(f"{path} cannot be read as a picture ({error}): download or unpack it again.") from error
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise UserError(f"{path} cannot be read as a picture ({error}): download or unpack it again.") from error
     return picture
+
+
+def _read_unnamed_colours(path: Path) -> Image.Image | None:
+    """Read a TIFF of three or four samples of 8 bits that calls itself black and white; None for any other file.
+
+    CVC-ClinicDB's pictures are such files (PhotometricInterpretation BlackIsZero), which Pillow does not know. All else
+    is left to Pillow, because it decodes every compression.
+    """
+    # Damage shows in tifffile as errors of many types, and as a file without pages.
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            array = page.asarray()
+            samples_first = page.axes == "SYX"
+            if page.photometric != tifffile.PHOTOMETRIC.MINISBLACK or page.axes not in ("YXS", "SYX"):
+                return None
+    except Exception:
+        return None
+    if samples_first:
+        array = np.moveaxis(array, 0, -1)
+    if array.dtype != np.uint8 or array.shape[-1] not in (3, 4):
+        return None
+    return Image.fromarray(np.ascontiguousarray(array[..., :3]))
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -37,7 +64,7 @@ def read_picture(path: Path) -> Image.Image:
     """
     picture = _open(path)
     if picture.mode not in ("RGB", "RGBA", "L", "P"):
-        raise UserError(f"{path} is a picture of the kind {picture.mode}, not RGB with 8 bits: it is another file.")
+        raise UserError(f"{path} is a picture of the kind {picture.mode}, not RGB with 8 bits: take the original file.")
     return picture.convert("RGB")
 
 
@@ -48,7 +75,9 @@ def _grey(path: Path) -> np.ndarray:
         picture = picture.convert("RGB" if picture.mode == "P" else "L")
     array = np.asarray(picture)
     if array.dtype != np.uint8:
-        raise UserError(f"{path} is a picture of the kind {picture.mode}, not a mask with 8 bits: it is another file.")
+        raise UserError(
+            f"{path} is a picture of the kind {picture.mode}, not a mask with 8 bits: take the original file."
+        )
     return array if array.ndim == 2 else array[..., 0]
 
 
@@ -65,44 +94,35 @@ def instance_mask(path: Path) -> np.ndarray:
     return np.asarray(picture) > 0
 
 
-def black_and_white_mask(path: Path, threshold: int | None = None) -> np.ndarray:
-    """Read a mask that is black (0) and white (255), (Y, X), True where it is white.
+def read_mask(path: Path, threshold: int | None = None) -> np.ndarray:
+    """Read a mask, (Y, X), True where it is white.
+
+    Masks as they are published hold grey noise: from compression, or nearly black where something was wiped out.
 
     Args:
         path: the file.
-        threshold: takes a mask with other values as well; True is then a value of at least this.
+        threshold: value from which on a pixel is foreground, whatever the mask looks like; by default 128, for a mask
+            that is black and white apart from noise.
 
     Raises:
-        UserError: without a threshold, for any other value.
+        UserError: without a threshold, if much is grey or nothing white: it is a map of instances or another file.
     """
     grey = _grey(path)
     if threshold is not None:
         return grey >= threshold
-    others = np.setdiff1d(np.unique(grey), (BLACK, WHITE))
-    if others.size:
-        shown = ", ".join(str(value) for value in others[:3]) + (", ..." if others.size > 3 else "")
-        raise UserError(
-            f"{path} has values between black and white ({shown} in {np.isin(grey, others).sum()} pixels): it is a map "
-            "of instances or was compressed; take the original, or say with --threshold from which value on it is "
-            "foreground."
-        )
-    return grey == WHITE
-
-
-def threshold_mask(path: Path, threshold: int) -> np.ndarray:
-    """Read a mask that was compressed as JPEG, (Y, X), True for values of at least the threshold.
-
-    Raises:
-        UserError: if it is not black and white apart from compression noise.
-    """
-    grey = _grey(path)
     share = float(np.mean((grey > NEARLY) & (grey < WHITE - NEARLY)))
     if share > MOST_GREY:
         raise UserError(
-            f"{path} is not black and white: {share:.0%} of its pixels are grey, more than compression leaves; it is "
-            "another file."
+            f"{path} is not black and white: {share:.0%} of its pixels are grey, more than compression leaves; take "
+            "the original, or say with --threshold from which value on a pixel is foreground."
         )
-    return grey >= threshold
+    mask = grey >= THRESHOLD
+    if grey.any() and not mask.any():
+        raise UserError(
+            f"{path} has no white, but values up to {grey.max()}: it holds numbers of classes or instances; take the "
+            "original, or say with --threshold 1 that every number is foreground."
+        )
+    return mask
 
 
 def write_case(

@@ -11,13 +11,13 @@ __all__ = ["SEED", "random_split"]
 SEED = 42  # DCA's code
 
 
-def random_split(names: Sequence[str], test_share: float, used_by: str, seed: int = SEED) -> Split:
+def random_split(names: Sequence[str], test_share: float, used_by: str, source: str, seed: int = SEED) -> Split:
     """Split names as scikit-learn's `train_test_split` does, which DCA's code uses.
 
     Args:
         names: in an order that does not depend on the machine.
         test_share: of the names, rounded up.
-        used_by: see `Split`.
+        used_by, source: see `Split`.
         seed: of the random numbers.
 
     Returns:
@@ -26,4 +26,4 @@ def random_split(names: Sequence[str], test_share: float, used_by: str, seed: in
     from sklearn.model_selection import train_test_split
 
     train, test = train_test_split(range(len(names)), test_size=test_share, random_state=seed)
-    return Split(tuple(names[i] for i in sorted(train)), tuple(names[i] for i in sorted(test)), used_by)
+    return Split(tuple(names[i] for i in sorted(train)), tuple(names[i] for i in sorted(test)), used_by, source)

@@ -33,7 +33,12 @@ OPTIONS = (
         ("3duxnet", "challenge"),
     ),
     Option("cases", "FLARE23: all cases (default), or those in which all 13 organs occur", ("all", "complete")),
-    Option("threshold", "pictures with grey masks: from which value on a pixel is foreground (Kvasir-SEG: 128)"),
+    Option(
+        "pictures",
+        "MoNuSeg: the set of 2018 (default), or with the pictures of UCTransNet's folder (uctransnet)",
+        ("2018", "uctransnet"),
+    ),
+    Option("threshold", "polyps and ISIC: value from which on a pixel of a mask is foreground (default: 128)"),
 )
 
 
@@ -64,7 +69,7 @@ DATASETS = (
     Dataset("ACDC", "acdc", 627),
     Dataset("BrainTumour", "brain_tumour", 601, (), ("MSD01", "Task01", "Tumor")),
     Dataset("GlaS", "glas", 631),
-    Dataset("MoNuSeg", "monuseg", 632),
+    Dataset("MoNuSeg", "monuseg", 632, ("pictures",)),
     Dataset("CVC-ClinicDB", "cvc_clinicdb", 633, ("threshold",), ("CVC",)),
     Dataset("Kvasir-SEG", "kvasir_seg", 634, ("threshold",), ("Kvasir",)),
     Dataset("ISIC2017", "isic2017", 635, ("threshold",)),

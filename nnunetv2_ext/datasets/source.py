@@ -48,11 +48,18 @@ class Case:
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: names of cases, and who uses it."""
+    """One fold.
+
+    Attributes:
+        train, val: names of cases.
+        used_by: whose split it is.
+        source: where that can be seen, as `owner/repository: file`, or the paper.
+    """
 
     train: tuple[str, ...]
     val: tuple[str, ...]
     used_by: str
+    source: str
 
 
 class CaseWriter(Protocol):

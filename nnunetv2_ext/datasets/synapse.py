@@ -83,6 +83,9 @@ def collect(folder: Path, *, organs: str = "13") -> Source:
                 tuple(f"img{number:04d}" for number in TRAIN),
                 tuple(f"img{number:04d}" for number in TEST),
                 "TransUNet, Swin-Unet, RecA, nnFormer, UNETR++, PECA-Net, DANIE; these 12 are their test set",
+                "Beckschen/TransUNet: lists/lists_Synapse; 282857341/nnFormer: nnformer/training/network_training/"
+                "nnFormerTrainerV2_nnformer_synapse.py; Amshaker/unetr_plus_plus: unetr_pp/training/network_training/"
+                "unetr_pp_trainer_synapse.py",
             ),
         ),
         remarks=(

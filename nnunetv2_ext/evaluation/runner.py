@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.evaluation.cases import CaseScores, score_files
+from nnunetv2_ext.evaluation.cases import score_files
 from nnunetv2_ext.evaluation.labels import find_labels
 from nnunetv2_ext.evaluation.protocols import find_protocol, score_masks
 from nnunetv2_ext.evaluation.renumbered import add_tables, describe_renumbering, find_renumbering
@@ -23,14 +16,12 @@ from nnunetv2_ext.evaluation.rules import Protocol
 from nnunetv2_ext.images.label_maps import FILE_ENDINGS, case_name, file_ending
 from nnunetv2_ext.images.labels import LabelMap
 from nnunetv2_ext.io.files import prepare_output, whole_folder
-from nnunetv2_ext.io.workers import end_with_parent
+from nnunetv2_ext.io.workers import map_in_processes
 
 __all__ = ["evaluate_folders", "pair_files"]
 
 # Endings that are written otherwise but mean the same format.
 _FORMATS = {".nii": ".nii.gz", ".tiff": ".tif"}
-
-_MOST_PROCESSES = 8  # each holds a few volumes
 
 
 def evaluate_folders(
@@ -56,7 +47,7 @@ def evaluate_folders(
         tolerance: of the NSD, in mm; only for a protocol that leaves it to the user.
         output: folder to write; by default `evaluation_<protocol>` in the folder of the predictions.
         only_predicted: leave out references without a prediction instead of refusing.
-        processes: how many cases are scored at a time.
+        processes: how many work at a time, see `io.workers`.
         overwrite: replace an earlier evaluation.
 
     Returns:
@@ -78,7 +69,7 @@ def evaluate_folders(
         tolerances=tolerances,
         needs_spacing=protocol.needs_spacing,
     )
-    cases = _score_all(score, pairs, processes)
+    cases = map_in_processes(score, pairs, processes, description="evaluate")
     renumbered = find_renumbering(add_tables([case.meetings for case in cases]))
     remarks = collect_remarks(cases)
     if renumbered:
@@ -172,46 +163,3 @@ def _resolve_tolerances(
     if not 0 <= tolerance < math.inf:
         raise UserError(f"The tolerance {tolerance} is not a distance in mm; give a number from 0 on.")
     return tolerance, dict.fromkeys(labels.classes, tolerance)
-
-
-# Processes
-
-
-def _score_all(
-    score: Callable[[Path, Path], CaseScores], pairs: list[tuple[Path, Path]], processes: int | None
-) -> list[CaseScores]:
-    """Score all cases, several at a time, with a progress bar."""
-    if processes is not None and processes < 1:
-        raise UserError(f"{processes} processes cannot work; give at least 1.")
-    processes = min(processes or min(_usable_cores(), _MOST_PROCESSES), len(pairs))
-    with tqdm(total=len(pairs), desc="evaluate", unit="case") as progress:
-        if processes > 1:
-            return _score_in_parallel(score, pairs, processes, progress)
-        results = []
-        for pair in pairs:
-            results.append(score(*pair))
-            progress.update()
-        return results
-
-
-def _score_in_parallel(
-    score: Callable[[Path, Path], CaseScores], pairs: list[tuple[Path, Path]], processes: int, progress: tqdm
-) -> list[CaseScores]:
-    # Fresh processes, as nnU-Net makes them: a copy of this one could hold locks of threads that it does not have.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=end_with_parent)
-    try:
-        futures = [pool.submit(score, *pair) for pair in pairs]
-        for future in as_completed(futures):
-            future.result()  # the first error ends the work
-            progress.update()
-        return [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        raise UserError(
-            "A process was ended from outside, most often for lack of memory; let fewer work at a time with -np."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

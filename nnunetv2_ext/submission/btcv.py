@@ -21,7 +21,7 @@ from nnunetv2_ext.datasets.volumes import cases_with_label, largest_label, write
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.labels import read_dataset_json, same_classes
 from nnunetv2_ext.images.volumes import read_header
-from nnunetv2_ext.io.files import whole_file
+from nnunetv2_ext.io.files import prepare_file, whole_file
 
 __all__ = ["PATTERN", "submit_btcv"]
 
@@ -51,11 +51,9 @@ def submit_btcv(
     _check_pattern(pattern)
     if output.suffix != ".zip":
         raise UserError(f"{output} does not end in .zip: an archive of that format is written.")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists: choose another file with -o, or write it anew with --overwrite.")
+    prepare_file(output, overwrite=overwrite)
     pairs = _pair(predictions, images)
     _check_meaning(predictions / "dataset.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
     sizes = {}
     with (
         tempfile.TemporaryDirectory() as work,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.images.volumes import require_whole
+from nnunetv2_ext.images.volumes import read_header, require_whole
 from nnunetv2_ext.io.files import whole_file
 from nnunetv2_ext.submission.model import load_predictor
 
@@ -97,6 +97,7 @@ def find_images(inputs: Path) -> tuple[dict[str, Path], list[Path]]:
 
 def _predict_case(predictor: nnUNetPredictor, image: Path, output: Path) -> None:
     require_whole(image)
+    read_header(image)  # a 2D image would be enlarged to hundreds of slices
     preprocessor = predictor.configuration_manager.preprocessor_class(verbose=False)
     data, _, properties = preprocessor.run_case(
         [str(image)], None, predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
@@ -131,7 +132,7 @@ def predict_folder(predictor: nnUNetPredictor, inputs: Path, outputs: Path) -> l
             _predict_case(predictor, image, outputs / f"{case}{ENDING}")
         except Exception as error:
             # Readers, torch and nnU-Net have their own types of errors; the next case may be all right.
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = " ".join(str(error).split())[:300].rstrip(".") or type(error).__name__
             failures.append(f"{image} could not be segmented ({reason}).")
             print(f"[{number}/{len(images)}] {case} failed", flush=True)
         else:

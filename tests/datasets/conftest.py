@@ -119,6 +119,7 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nnU-Net's pools be threads: processes would import torch anew, which takes most of the time of small data."""
     monkeypatch.setattr("multiprocessing.get_context", lambda *_: SimpleNamespace(Pool=ThreadPool))
     monkeypatch.setattr("nnunetv2.utilities.utils.Pool", ThreadPool)
+    monkeypatch.setattr("nnunetv2_ext.datasets.convert.call_in_process", lambda function, *given: function(*given))
 
 
 @pytest.fixture

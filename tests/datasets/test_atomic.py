@@ -96,7 +96,7 @@ class TestInOneProcess:
         def fail(path: Path):
             calls.append(path)
             if len(calls) == 5:
-                (partial,) = folders.raw.glob(".*.partial-*")
+                (partial,) = folders.raw.glob(".*.partial/new")
                 assert len(list((partial / "imagesTr").iterdir())) == 2
                 raise error
             return read(path)
@@ -123,7 +123,7 @@ class TestInOneProcess:
         rename = Path.rename
 
         def fail(self: Path, target: Path) -> Path:
-            if ".partial-" in self.name:
+            if self.name == "new":
                 raise OSError("cannot rename")
             return rename(self, target)
 
@@ -136,7 +136,9 @@ class TestInOneProcess:
         # Killed between both renames, the dataset comes back with the next run, and is replaced only on request.
         monkeypatch.setattr(pictures, "write_case", lambda case, images, label, **_: {})
         for overwrite, words in ((False, "exists: choose another number"), (True, "nnU-Net's check")):
-            (folders.raw / NAME).rename(module._replaced(folders.raw / NAME))
+            killed = folders.raw / f".{NAME}.abc.partial"
+            killed.mkdir()
+            (folders.raw / NAME).rename(killed / "old")
             with pytest.raises(UserError, match=words):
                 run(source, overwrite=overwrite)
             assert os.listdir(folders.raw) == [NAME]
@@ -178,7 +180,7 @@ def test_killed_in_the_middle(tmp_path, folders, number: signal.Signals, process
     source = trees.synapse(tmp_path / "source", (24, 96, 96))
     process = start(source, folders, "-np", processes)
     deadline = time.monotonic() + 120
-    while len(list(folders.raw.glob(".*.partial-*/labelsTr/*"))) < 3:
+    while len(list(folders.raw.glob(".*.partial/new/labelsTr/*"))) < 3:
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
         time.sleep(0.005)

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from PIL import Image
+import tifffile
+from PIL import Image, UnidentifiedImageError
 
 from nnunetv2_ext.datasets import monuseg, synapse, volumes
 from nnunetv2_ext.datasets.convert import Report, convert, format_report
+from nnunetv2_ext.datasets.pictures import read_picture
 from nnunetv2_ext.datasets.registry import DATASETS
 from tests.datasets import trees
 from tests.datasets.conftest import MINIATURES
@@ -152,9 +154,9 @@ def test_monuseg_mask_is_the_union_of_the_outlines(run: Run, tmp_path: Path) -> 
     (xml,) = tmp_path.rglob(f"{monuseg.TRAIN[0]}.xml")
     mask = pixels(report.folder / "labelsTr" / f"{monuseg.TRAIN[0]}.png")
     nucleus, corner = monuseg.outlines(xml)  # the click without an outline is left out
-    x, y = (int(value) for value in nucleus[0])
+    x, y = (int(value) - 1 for value in nucleus[0])  # as the organisers draw it
     expected = np.zeros_like(mask)
-    expected[y : y + 8, x : x + 8] = expected[:3, :3] = 1
+    expected[y : y + 8, x : x + 8] = expected[:2, :2] = 1
     assert corner.min() < 0
     assert np.array_equal(mask, expected)
     assert pixels(report.folder / "imagesTr" / f"{monuseg.TRAIN[0]}_0000.png").shape == (32, 40, 3)
@@ -169,6 +171,39 @@ def test_masks_become_zero_and_one(name: str, run: Run) -> None:
         source = pixels(case.label)
         assert np.unique(mask).tolist() == [0, 1]
         assert np.array_equal(mask, (source if source.ndim == 2 else source[..., 0]) >= 128)
+
+
+def test_clinicdb_as_published(run: Run, make_source) -> None:
+    """Pillow alone reads none of the pictures, and noise of 11 is no polyp unless a threshold makes it one."""
+    report, source = run("CVC-ClinicDB"), make_source("CVC-ClinicDB") / "CVC-ClinicDB"
+    for number in range(1, 11):
+        raw, mask = source / "Original" / f"{number}.tif", pixels(source / "Ground Truth" / f"{number}.tif")
+        with pytest.raises(UnidentifiedImageError):
+            pixels(raw)
+        name = f"cvc_{number:03d}"
+        assert np.array_equal(pixels(report.folder / "imagesTr" / f"{name}_0000.png"), tifffile.imread(raw))
+        assert np.array_equal(pixels(report.folder / "labelsTr" / f"{name}.png"), mask == 255)
+        assert (11 in mask) == (number % 4 == 0)
+    noisy = run("CVC-ClinicDB", threshold=1, dataset_id=700).folder / "labelsTr" / "cvc_004.png"
+    assert pixels(noisy)[0, 0] == 1
+
+
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_colours_without_their_name_are_read(tmp_path: Path, planes: str) -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    path = tmp_path / "a.tif"
+    stored = rgb if planes == "contig" else np.moveaxis(rgb, -1, 0)
+    tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planes)
+    assert np.array_equal(np.asarray(read_picture(path)), rgb)
+
+
+def test_monuseg_masks_are_the_organisers(tmp_path: Path) -> None:
+    """Matlab's first pixel has its middle at (1, 1), so columns 5 to 9 and rows 7 to 10, counted from 1, are inside."""
+    path = tmp_path / "a.xml"
+    path.write_text(trees.annotation([[(4.5, 6.5), (9.5, 6.5), (9.5, 10.5), (4.5, 10.5)]]))
+    expected = np.zeros((12, 14), dtype=bool)
+    expected[6:10, 4:9] = True
+    assert np.array_equal(monuseg.union_mask(path, expected.shape), expected)
 
 
 def test_jpeg_noise_of_kvasir_is_background_unless_dcas_threshold_is_asked_for(run: Run) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnunetv2_ext.datasets import acdc, brain_tumour, flare21, flare22, flare23, kvasir_seg, monuseg, synapse
+from nnunetv2_ext.datasets import acdc, brain_tumour, flare21, flare22, flare23, monuseg, pictures, synapse
 from nnunetv2_ext.datasets.convert import collect_dataset
 from nnunetv2_ext.datasets.random_split import random_split
 from nnunetv2_ext.datasets.registry import DATASETS
@@ -135,6 +135,9 @@ def test_acdc(tmp_path: Path) -> None:
         (tmp_path / patient / "Info.cfg").write_text("ED: 1\nES: 12\n")
     source = collect_dataset("ACDC", tmp_path)
     assert sizes(source) == (160, 40, [(140, 20), (140, 20)])
+    # UNETR++ trains on all 80, which is the fold `all`, and validates on the test patients.
+    assert not any("UNETR++" in split.used_by for split in source.splits)
+    assert any("UNETR++ trains on all other 80 patients (fold `all`)" in remark for remark in source.remarks)
     for split, part in zip(source.splits, ("val_3d", "val_2d"), strict=True):
         assert {int(name[7:10]) for name in split.val} == set(PUBLISHED["ACDC"][part])
 
@@ -157,6 +160,17 @@ def test_histology(tmp_path: Path) -> None:
     assert sizes(source) == (30, 14, [(24, 6)])
     assert monuseg.SIZE == (1000, 1000)
     assert "1 picture left out, not of the set of 2018: TCGA-XS-A8TJ-01Z-00-DX1." in source.remarks
+    assert any("A7-A13E" in remark and "--pictures uctransnet" in remark for remark in source.remarks)
+    with pytest.raises(UserError, match=r"has no file TCGA-BC-A217-01Z-00-DX1\.tif"):
+        collect_dataset("MoNuSeg", folder, pictures="uctransnet")
+    held = ["BC-A217", "FG-A87N", "UZ-A9PJ", "F9-A8NY", "UZ-A9PN", "MH-A561"]
+    touch(folder, [f"TCGA-{name}-01Z-00-DX1.{ending}" for name in held for ending in ("tif", "xml")])
+    source = collect_dataset("MoNuSeg", folder, pictures="uctransnet")
+    assert sizes(source) == (37, 14, [(24, 6), (24, 6)])
+    named, mixed = source.splits
+    assert named.train == tuple(PUBLISHED["MoNuSeg"]["train"])
+    assert [name[5:12] for name in sorted({*mixed.train} - {*named.train})] == sorted(held)
+    assert {*mixed.val} - {*named.val} == {"TCGA-XS-A8TJ-01Z-00-DX1"}
 
 
 def test_colonoscopy(tmp_path: Path) -> None:
@@ -167,14 +181,14 @@ def test_colonoscopy(tmp_path: Path) -> None:
     names = [f"cju{n:04x}" for n in range(1000)]
     folder = touch(tmp_path / "kvasir", [f"{part}/{name}.jpg" for part in ("images", "masks") for name in names])
     assert sizes(collect_dataset("Kvasir-SEG", folder)) == (1000, 0, [(800, 200)])
-    assert kvasir_seg.THRESHOLD == 128
+    assert pictures.THRESHOLD == 128
 
 
 def test_random_split_is_the_same_everywhere() -> None:
     """The first of a shuffle with the seed are the test part; written down against another version of scikit-learn."""
     names = [str(number) for number in range(1, 613)]
     shuffled = np.random.RandomState(42).permutation(612)
-    split = random_split(names, 0.25, "DCA")
+    split = random_split(names, 0.25, "DCA", "its code")
     assert split.val == tuple(str(number + 1) for number in sorted(shuffled[:153]))
     assert split.train == tuple(str(number + 1) for number in sorted(shuffled[153:]))
     assert split.val[:8] == ("3", "7", "10", "11", "12", "16", "24", "25")

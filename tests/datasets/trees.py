@@ -10,6 +10,8 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
+from tests.strange_pictures import clinicdb_mask, clinicdb_picture
+
 VOLUME = (8, 24, 24)  # z, y, x
 PICTURE = (32, 40)  # y, x
 SPACING = (0.8, 0.75, 3.0)  # x, y, z in mm
@@ -212,8 +214,8 @@ def cvc(folder: Path, frames: Iterable[int]) -> Path:
     for number in frames:
         rng = np.random.default_rng(number)
         mask = blobs(rng) * 255
-        save(folder / "CVC-ClinicDB" / "Original" / f"{number}.tif", picture(rng, mask))
-        save(folder / "CVC-ClinicDB" / "Ground Truth" / f"{number}.tif", mask)
+        clinicdb_picture(folder / "CVC-ClinicDB" / "Original" / f"{number}.tif", picture(rng, mask))
+        clinicdb_mask(folder / "CVC-ClinicDB" / "Ground Truth" / f"{number}.tif", mask, noise=number % 4 == 0)
     return folder
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.io.files import prepare_output, whole_file, whole_folder
+from nnunetv2_ext.io.files import prepare_file, prepare_output, whole_file, whole_folder
+
+OWN_PACKAGE = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 def prepare(path: Path, overwrite: bool = False) -> None:
@@ -83,5 +90,68 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="thesis is not an earlier result, and is left alone"):
         prepare(tmp_path / "thesis", overwrite=True)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="file cannot be written to"):
+    with pytest.raises(UserError, match=r"file cannot be written to .Not a directory"):
         prepare(tmp_path / "file" / "result")
+    with pytest.raises(UserError, match="thesis is a folder: name a file"):
+        prepare_file(tmp_path / "thesis", overwrite=True)
+    with pytest.raises(UserError, match="file exists: choose another file with -o, or write it anew"):
+        prepare_file(tmp_path / "file", overwrite=False)
+    with pytest.raises(UserError, match="file cannot be written to"):
+        prepare_file(tmp_path / "file" / "result", overwrite=False)
+
+
+def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "result"
+    with whole_folder(path) as folder:
+        for refused in (prepare, lambda path: whole_folder(path).__enter__()):
+            with pytest.raises(UserError, match=r"Another process writes .*result at this moment"):
+                refused(path)
+        assert folder.is_dir()
+    assert names(tmp_path) == ["result"]
+
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from nnunetv2_ext.io.files import whole_file, whole_folder
+context = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
+with context(Path("result")) as partial:
+    if sys.argv[2] == "child":
+        if (child := os.fork()):
+            print(child, flush=True)
+    else:
+        (partial / "half" if sys.argv[1] == "folder" else partial).write_text("half")
+        print(os.listdir(), flush=True)
+    time.sleep(60)
+"""
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, env=OWN_PACKAGE
+    )
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_termination_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    with start(tmp_path, kind, "self") as process:
+        assert "partial" in process.stdout.readline()
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no such system call")
+def test_forked_process_can_be_terminated_and_cleans_nothing_up(tmp_path: Path) -> None:
+    """As a pool ends its workers; what they would remove is the parent's."""
+    with start(tmp_path, "folder", "child") as process:
+        child = int(process.stdout.readline())
+        os.kill(child, signal.SIGTERM)
+        until = time.monotonic() + 20
+        while Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < until, "the forked process goes on"
+            time.sleep(0.01)
+        assert process.poll() is None
+        assert len(names(tmp_path)) == 2  # the folder and its lock
+        process.terminate()
+    assert names(tmp_path) == []

@@ -139,14 +139,17 @@ def test_bad_file_does_not_keep_the_others(
     cut.write_bytes(cut.read_bytes()[:200])
     shutil.copyfile(inputs / "FLARETs_0001_0000.nii.gz", inputs / "nameless.nii.gz")
     (inputs / "readme.txt").touch()
+    flat = inputs / "slice_0000.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((40, 50), dtype=np.int16), np.eye(4)), flat)
     model = make_model("Dataset801_Labels", "2d")
     with pytest.raises(SystemExit) as stopped:
         main(["--model", str(model), "--inputs", str(inputs), "--outputs", str(tmp_path / "outputs")])
-    first, second = str(stopped.value.code).splitlines()
+    first, second, third = str(stopped.value.code).splitlines()
     assert first == f"error: {inputs / 'nameless.nii.gz'} is left out: its name does not end in _0000.nii.gz."
     assert second.startswith(f"error: {cut} could not be segmented (")
+    assert third == f"error: {flat} could not be segmented ({flat} has 2 dimensions instead of 3: it is another file)."
     assert [path.name for path in (tmp_path / "outputs").iterdir()] == ["FLARETs_0001.nii.gz"]
-    assert "[2/2] FLARETs_0001: " in capsys.readouterr().out
+    assert "[2/3] FLARETs_0001: " in capsys.readouterr().out
 
 
 def test_options_reach_the_predictor(
