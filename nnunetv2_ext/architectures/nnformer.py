@@ -171,7 +171,7 @@ class WindowCrossAttention(nn.Module):
     """Attention inside windows with keys and values from another map; the queries are not projected.
 
     Shape:
-        query and context windows (B', N, C) to (B', N, C).
+        tokens of query and context windows (B' N, C) to (B' N, C).
     """
 
     def __init__(self, channels: int, num_heads: int, layout: WindowLayout, *, position_index: str) -> None:
@@ -182,11 +182,12 @@ class WindowCrossAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, query: Tensor, kv: Tensor) -> Tensor:
-        """Attend with queries (B', N, C), and projections (B', N, 2 C) that hold keys and values."""
+        """Attend with queries (B' N, C), and projections (B' N, 2 C) that hold keys and values; give (B' N, C)."""
+        heads = (self.num_heads, query.shape[-1] // self.num_heads)
         # Autocast computes norms in float32 and projections in half precision; attention wants one of them.
-        query = query.to(kv.dtype).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        key, value = kv.unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        return self.proj(self.position(query, key, value).transpose(1, 2).flatten(2))
+        query = query.to(kv.dtype).view(-1, self.position.tokens, *heads).transpose(1, 2)
+        key, value = kv.view(-1, self.position.tokens, 2, *heads).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(self.position(query, key, value).transpose(1, 2).reshape(-1, self.proj.in_features))
 
 
 class CrossAttentionBlock(nn.Module):
@@ -195,7 +196,7 @@ class CrossAttentionBlock(nn.Module):
     x = u + k;  x + Attention(LN(u), LN(k)), then x + MLP(LN(x)), both with stochastic depth.
 
     Shape:
-        decoder's map u and skip k, (B, *n, C), to (B, *n, C).
+        decoder's map u and skip k, (B, n, C) with their positions in a row, to (B, n, C).
     """
 
     def __init__(
@@ -217,15 +218,15 @@ class CrossAttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        windows = self.attention(self._windows(x), recompute(self._project, skip))
-        x = x + skip + self.drop_path(self.layout.merge(windows))
+        tokens = self.attention(*recompute(self._project, x, skip))
+        x = x + skip + self.drop_path(self.layout.merge(tokens))
         return x + self.drop_path(self.mlp(x))
 
-    def _windows(self, x: Tensor) -> Tensor:
-        return self.layout.partition(as_factor(self.norm(x)))
-
-    def _project(self, skip: Tensor) -> Tensor:
-        return self.attention.kv(self._windows(skip))
+    def _project(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor]:
+        """Return queries, and keys with values: of both maps at once, as samples of a batch of twice the size."""
+        tokens = self.layout.partition(as_factor(self.norm(torch.cat((x, skip)))))
+        query, context = tokens.chunk(2)
+        return query, self.attention.kv(context)
 
 
 class DecoderStage(nn.Module):
@@ -267,8 +268,9 @@ class DecoderStage(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = nd.channels_last(recompute(self._upsample, x)).contiguous()
-        x = checkpoint(self.cross, x, skip) if self.checkpointing else self.cross(x, skip)
-        return run_blocks(self.blocks, x, reca=False, checkpointing=self.checkpointing)
+        maps = x.flatten(1, -2), skip.flatten(1, -2)
+        tokens = checkpoint(self.cross, *maps) if self.checkpointing else self.cross(*maps)
+        return run_blocks(self.blocks, tokens, reca=False, checkpointing=self.checkpointing).view(skip.shape)
 
     def _upsample(self, x: Tensor) -> Tensor:
         return self.upsample(nd.channels_first(self.norm(x)))

@@ -238,7 +238,7 @@ def test_masks_are_their_definition(grid, window, shift, mask_padding) -> None:
     groups, labels = layout.groups(), layout.labels()
     coordinates = torch.stack(torch.meshgrid(*(torch.arange(size) for size in layout.padded), indexing="ij"), -1)
     whole = WindowLayout(layout.padded, window, shift)
-    tokens = whole.partition(coordinates[None].double()).long().unflatten(0, layout.counts)  # (*counts, N, k)
+    tokens = whole.partition(coordinates.flatten(0, -2)[None]).view(*layout.counts, math.prod(window), -1)
     expected = [visible(layout, [tuple(token) for token in tokens[cell].tolist()]) for cell in cells_of(layout.counts)]
     if labels is None:
         assert all(table.all() for table in expected)
@@ -264,13 +264,42 @@ def cells_of(counts: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def test_windows_hold_the_positions_that_the_shift_brings_there() -> None:
     layout = WindowLayout((5, 6), (2, 3), (1, 1))
-    x = torch.arange(30.0).view(1, 5, 6, 1) + 1
-    windows = layout.partition(x)
-    assert windows.shape == (6, 6, 1)
+    x = torch.arange(30.0).view(1, 30, 1) + 1
+    windows = layout.partition(x).view(6, 6, 1)
     assert windows[0, :, 0].tolist() == [8, 9, 10, 14, 15, 16]
     # The last row of windows holds the padding (zeros) and the first row of the map.
     assert windows[5, :, 0].tolist() == [0, 0, 0, 5, 6, 1]
     assert torch.equal(layout.merge(windows), x)
+
+
+@pytest.mark.parametrize(
+    ("grid", "window", "shift"),
+    [
+        ((6, 4), (2, 4), (0, 0)),
+        ((6, 4), (6, 2), (0, 0)),
+        ((6, 4), (6, 4), (1, 0)),
+        ((6, 4), (3, 2), (1, 1)),
+        ((5, 4), (2, 2), (1, 0)),
+    ],
+    ids=["slabs", "columns", "one-shifted", "shifted", "padded"],
+)
+def test_cutting_and_its_gradient_are_a_roll_and_a_cut(grid, window, shift) -> None:
+    """Also where windows lie in memory as they are, and nothing is moved."""
+    layout = WindowLayout(grid, window, shift)
+    x = torch.randn(2, math.prod(grid), 3, dtype=torch.float64, requires_grad=True)
+    tall, wide = (padded - positions for padded, positions in zip(layout.padded, grid, strict=True))
+    rolled = F.pad(x.unflatten(1, grid), (0, 0, 0, wide, 0, tall)).roll([-size for size in shift], (1, 2))
+    rows, columns = layout.counts
+    expected = rolled.view(2, rows, window[0], columns, window[1], 3).transpose(2, 3).reshape(-1, 3)
+    got = layout.partition(x)
+    assert torch.equal(got, expected)
+    change = torch.randn_like(got)
+    assert torch.equal(*(torch.autograd.grad(one, x, change)[0] for one in (got, expected)))
+    tokens = expected.detach().requires_grad_()
+    assert torch.equal(layout.merge(tokens), x)
+    change = torch.randn_like(x)
+    (gradient,) = torch.autograd.grad(layout.merge(tokens), tokens, change)
+    assert torch.equal(gradient, layout.partition(change))
 
 
 def test_position_rows() -> None:
@@ -331,7 +360,9 @@ def test_attention_and_its_gradient_are_their_definition(
     if position.labels is not None:
         masks = (position.labels[:, :, None] != position.labels[:, None]) * -100.0
     query, key, value = inputs
-    scores = query @ key.transpose(2, 3) / math.sqrt(size) + position.table[position.index].permute(2, 0, 1)
+    scores = query @ key.transpose(2, 3) / math.sqrt(size) + position.table[position.rows].t().unflatten(
+        1, (tokens, tokens)
+    )
     expected = (scores.unflatten(0, (batch, -1)) + masks[:, None]).flatten(0, 1).softmax(-1) @ value
     position.backend = backend
     got = position(*inputs)

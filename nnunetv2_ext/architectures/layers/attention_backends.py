@@ -86,7 +86,7 @@ def attend_in_windows(
         backend: "fused", "operator" or "plain"; None: what suits the device, see the top of this file.
 
     Shape:
-        query, key, value (B', h, N, d), bias (h, N, N), labels (M, N), to (B', h, N, d).
+        query, key, value (B', h, N, d), bias (1, h, N, N), labels (M, N), to (B', h, N, d).
     """
     backend = backend or choose_backend(query)
     if backend == "operator":
@@ -195,7 +195,7 @@ def _largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     # Not random, so that the user's random numbers stay as they are.
     numbers = torch.arange(4 * math.prod(shape), dtype=torch.float32, device=device).view(4, *shape)
     query, key, value, change = (numbers * 0.7).sin().mul(2).to(dtype).unbind(0)
-    bias = (numbers.flatten()[: heads * tokens**2] * 0.3).cos().view(heads, tokens, tokens).to(dtype)
+    bias = (numbers.flatten()[: heads * tokens**2] * 0.3).cos().view(1, heads, tokens, tokens).to(dtype)
     labels = torch.stack([torch.zeros(tokens, device=device), numbers.flatten()[:tokens] % 3]).to(torch.uint8)
     results = []
     for attend, precision in ((_fused, dtype), (_plain, torch.float32)):
@@ -257,7 +257,7 @@ def _operator(
     for group in _groups_of(counts, ends):
         parts = [_windows_of(tensor, counts, group) for tensor in (query, key, value)]
         added = _bias_of(bias, labels, counts, group).to(query.dtype)
-        got = F.scaled_dot_product_attention(*(part.flatten(0, len(counts)) for part in parts), added[None])
+        got = F.scaled_dot_product_attention(*(part.flatten(0, len(counts)) for part in parts), added)
         _windows_of(output, counts, group).copy_(got.view(parts[0].shape))
     return output
 
@@ -301,7 +301,7 @@ def _operator_backward(
                 change = torch.bmm(dy, v.transpose(1, 2)).sub_((y * dy).sum(-1, keepdim=True)).mul_(weights)
                 pieces[0].append(torch.bmm(change, k).mul_(size**-0.5))
                 pieces[1].append(torch.bmm(change.transpose(1, 2), q))
-            grad_bias += change.view(-1, heads, tokens, tokens).sum(0)
+            grad_bias += change.view(-1, heads, tokens, tokens).sum(0, keepdim=True)
         for tensor, piece in zip(grads, pieces, strict=True):
             _windows_of(tensor, counts, group).copy_(torch.cat(piece).view(shape))
     return (*grads, grad_bias.to(bias.dtype))

@@ -1,7 +1,8 @@
 """Windows: how a map is cut into them, the bias for positions inside them, and recurrent attention in them.
 
-Shape legend: B batch, C channels, h heads, d = C / h, k = 2 or 3 axes, n grid of k sizes, w window of k sizes,
-N = prod(w) tokens of a window (last axis fastest), M windows that cover the grid (last axis fastest), B' = B M.
+Shape legend: B batch, C channels, h heads, d = C / h, k = 2 or 3 axes, n grid of k sizes or, where a map's positions
+are in a row (last axis fastest), their number; w window of k sizes, N = prod(w) tokens of a window,
+M windows that cover the grid, B' = B M.
 """
 
 from __future__ import annotations
@@ -79,29 +80,31 @@ def _number(coordinates: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return total
 
 
-class _TakeRows(torch.autograd.Function):
-    """Rows of a tensor, each at most once, so that the gradient is a copy and needs no sum: (B, m, C) to (B, n, C)."""
+def _rearrange(x: Tensor, slots: Tensor, positions: Tensor | None, number: int, into_windows: bool) -> Tensor:
+    """Put positions of a map into slots of windows, zero where no position comes, or take them out again."""
+    if not into_windows:
+        return x.index_select(1, slots)
+    if positions is not None:
+        return x.index_select(1, positions)
+    return x.new_zeros(x.shape[0], number, x.shape[2]).index_copy_(1, slots, x)
+
+
+class _Rearrange(torch.autograd.Function):
+    """`_rearrange` with a gradient that is the way back; autograd's own would add up where there is nothing to add."""
 
     @staticmethod
-    def forward(x: Tensor, rows: Tensor) -> Tensor:
-        return x.index_select(1, rows)
+    def forward(x: Tensor, slots: Tensor, positions: Tensor | None, number: int, into_windows: bool) -> Tensor:
+        return _rearrange(x, slots, positions, number, into_windows)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        x, rows = inputs
-        ctx.save_for_backward(rows)
-        ctx.number = x.shape[1]
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        _, slots, positions, ctx.number, ctx.into_windows = inputs
+        ctx.save_for_backward(slots, positions)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _put_rows(grad, ctx.saved_tensors[0], ctx.number), None
-
-
-def _put_rows(x: Tensor, rows: Tensor, number: int) -> Tensor:
-    """Put the rows of a tensor into a larger one, zero elsewhere: (B, n, C) to (B, number, C)."""
-    shape = (x.shape[0], number, x.shape[2])
-    larger = x.new_empty(shape) if number == x.shape[1] else x.new_zeros(shape)
-    return larger.index_copy_(1, rows, x)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        slots, positions = ctx.saved_tensors
+        return _rearrange(grad, slots, positions, ctx.number, not ctx.into_windows), None, None, None, None
 
 
 class WindowLayout(nn.Module):
@@ -133,24 +136,30 @@ class WindowLayout(nn.Module):
         cells = [along // size for along, size in zip(rolled, self.window, strict=True)]
         inside = [along % size for along, size in zip(rolled, self.window, strict=True)]
         slots = _number(cells, self.counts) * math.prod(self.window) + _number(inside, self.window)
-        # Where each position of the map is, among the tokens of all windows.
-        self.register_buffer("slots", slots.flatten(), persistent=False)
+        slots = slots.flatten()
+        # Windows that are whole slabs of the map lie in memory as they are.
+        self.in_order = self.padded == self.grid and not any(self.shift) and set(self.counts[1:]) == {1}
+        # Where each position of the map is among the tokens of all windows; without padding, the way back too.
+        self.register_buffer("slots", slots, persistent=False)
+        self.register_buffer("positions", slots.argsort() if self.padded == self.grid else None, persistent=False)
 
     def extra_repr(self) -> str:
         return f"grid={self.grid}, window={self.window}, shift={self.shift}"
 
     def partition(self, x: Tensor) -> Tensor:
-        """Cut a map (B, *n, C) into windows (B', N, C)."""
-        tokens = _put_rows(x.flatten(1, -2), self.slots, math.prod(self.padded))
-        return tokens.reshape(-1, math.prod(self.window), x.shape[-1])
+        """Cut a map (B, n, C), its positions in a row, into the tokens of its windows (B' N, C)."""
+        return self._move(x, into_windows=True).flatten(0, 1)
 
-    def merge(self, windows: Tensor) -> Tensor:
-        """Put windows (B', N, C) together again to a map (B, *n, C)."""
-        tokens = windows.reshape(-1, math.prod(self.padded), windows.shape[-1])
+    def merge(self, tokens: Tensor) -> Tensor:
+        """Put the tokens of windows, (B' N, C) or (B', N, C), together again to a map (B, n, C)."""
+        return self._move(tokens.reshape(-1, math.prod(self.padded), tokens.shape[-1]), into_windows=False)
+
+    def _move(self, x: Tensor, *, into_windows: bool) -> Tensor:
+        if self.in_order:
+            return x
         # A trace holds no functions of Python.
-        traced = torch.jit.is_tracing()
-        x = tokens.index_select(1, self.slots) if traced else _TakeRows.apply(tokens, self.slots)
-        return x.unflatten(1, self.grid)
+        move = _rearrange if torch.jit.is_tracing() else _Rearrange.apply
+        return move(x, self.slots, self.positions, math.prod(self.padded), into_windows)
 
     def groups(self) -> WindowGroups:
         """Group the windows that share a mask.
@@ -232,12 +241,14 @@ class WindowPositionBias(nn.Module):
         nn.init.trunc_normal_(self.table, std=TABLE_STD)
         self.groups = layout.groups()
         self.backend: str | None = None
-        self.register_buffer("index", position_rows(layout.window, table_window, position_index), persistent=False)
+        rows = position_rows(layout.window, table_window, position_index)
+        self.tokens = rows.shape[0]
+        self.register_buffer("rows", rows.flatten(), persistent=False)
         self.register_buffer("labels", layout.labels(), persistent=False)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         # From the transposed table, whose result lies in order, and whose gradient torch adds up fastest.
-        bias = self.table.t().index_select(1, self.index.flatten()).unflatten(1, self.index.shape)  # (h, N, N)
+        bias = self.table.t().index_select(1, self.rows).view(1, -1, self.tokens, self.tokens)
         return attend_in_windows(query, key, value, bias, self.labels, self.groups, self.backend)
 
 
@@ -273,13 +284,20 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, windows: Tensor, state: State = None) -> tuple[Tensor, Tensor]:
-        return self.attend(self.qkv(windows), state)
+        tokens, state = self.attend(self.qkv(windows), state)
+        return tokens.view(windows.shape), state
 
     def attend(self, qkv: Tensor, state: State = None) -> tuple[Tensor, Tensor]:
-        """Attend with projections (B', N, 3 C): queries, keys and values, each head by head."""
-        query, key, value = qkv.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        """Attend with projections (B' N, 3 C) or (B', N, 3 C): queries, keys and values, each head by head.
+
+        Returns:
+            Tokens (B' N, C), and the state.
+        """
+        size = self.proj.in_features // self.num_heads
+        qkv = qkv.view(-1, self.position.tokens, 3, self.num_heads, size)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         output, state = recurrent_attention(query, key, value, state, self.position)
-        return self.proj(output.transpose(1, 2).flatten(2)), state
+        return self.proj(output.transpose(1, 2).reshape(-1, self.proj.in_features)), state
 
 
 def norms_biases_and_tables(network: nn.Module) -> set[str]:

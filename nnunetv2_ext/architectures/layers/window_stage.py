@@ -1,7 +1,7 @@
 """The window block, and the stage of window blocks that SwinUNETR, nnFormer and Swin-Unet share.
 
-Shape legend: B batch, C channels, h heads, d = C / h, n grid of k = 2 or 3 sizes, N tokens of a window, B' windows of
-all samples.
+Shape legend: B batch, C channels, h heads, d = C / h, n grid of k = 2 or 3 sizes (or the number of its positions),
+N tokens of a window, B' windows of all samples.
 
 Memory: nothing of size N x N is kept for the backward pass, neither are outputs of norms and activations.
 """
@@ -71,7 +71,7 @@ class WindowBlock(nn.Module):
         drop_path: rate of stochastic depth on both branches. The state of a dropped branch is handed on all the same.
 
     Shape:
-        map (B, *n, C), and a state (B', h, N, d) or None, to the same two.
+        map (B, *n, C), or (B, n, C) with its positions in a row, and a state (B', h, N, d) or None, to the same two.
     """
 
     def __init__(
@@ -98,10 +98,12 @@ class WindowBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, state: State = None) -> tuple[Tensor, Tensor]:
+        shape, x = x.shape, x.flatten(1, -2)
         # Of the projection, the norm and the copy into windows are recomputed; the linear map needs only its input.
-        windows, state = self.attention.attend(recompute(self._project, x), state)
-        x = x + self.drop_path(self.layout.merge(windows))
-        return x + self.drop_path(self.mlp(x)), state
+        tokens, state = self.attention.attend(recompute(self._project, x), state)
+        x = x + self.drop_path(self.layout.merge(tokens))
+        x = x + self.drop_path(self.mlp(x))
+        return x if x.shape == shape else x.view(shape), state
 
     def _project(self, x: Tensor) -> Tensor:
         return self.attention.qkv(self.layout.partition(as_factor(self.norm(x))))
@@ -171,7 +173,9 @@ class WindowStage(nn.Module):
         self.blocks = window_blocks(channels, num_heads, grid=grid, window=window, **settings)
 
     def forward(self, x: Tensor) -> Tensor:
-        return run_blocks(self.blocks, x, reca=self.reca, checkpointing=self.checkpointing)
+        # In a row once, and not once per block.
+        tokens = run_blocks(self.blocks, x.flatten(1, -2), reca=self.reca, checkpointing=self.checkpointing)
+        return tokens.view(x.shape)
 
 
 def describe_window_stages(stages: Iterable[nn.Module], strides: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
