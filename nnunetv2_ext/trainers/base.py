@@ -20,6 +20,7 @@ from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
+from nnunetv2_ext.trainers.safe_stop import SafeStopMixin
 from nnunetv2_ext.trainers.schedule import WarmUpPolyLRScheduler
 
 __all__ = ["CHECKPOINTING_VARIABLE", "geometry_from_plan", "nnUNetTrainerExt"]
@@ -57,7 +58,7 @@ def geometry_from_plan(configuration: ConfigurationManager) -> Geometry:
     )
 
 
-class nnUNetTrainerExt(nnUNetTrainer):
+class nnUNetTrainerExt(SafeStopMixin, nnUNetTrainer):
     """Base of the trainers of this package; not a trainer itself.
 
     Attributes:
