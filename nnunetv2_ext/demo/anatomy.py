@@ -98,7 +98,7 @@ class _Abdomen:
         body = canvas.ellipsoid(where, centre, radii, tilt=0.25)
         depth = _smooth_max(body, canvas.tube(where, centre, antrum, 17.0), 8.0) + 2.5 * canvas.bumps[0][where]
         self.stomach_depth[where] = depth
-        level = centre[1] - radii[1] * rng.uniform(0.05, 0.45)  # gas rises to the front of a patient lying on the back
+        level = centre[1] - radii[1] * rng.uniform(0.5, 0.85)  # gas rises to the front of a patient lying on the back
         filled = np.where(canvas.y[where] < level, -930.0, self.contrast.stomach + 14 * np.abs(self.texture[where]))
         self.organ(where, depth, np.where(depth < 4, 88.0, filled), LABELS["stomach"], 2.5)
 

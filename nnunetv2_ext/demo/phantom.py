@@ -15,7 +15,8 @@ from nnunetv2_ext.files import whole_folder
 
 __all__ = ["LABELS", "make_case", "write_dataset"]
 
-DEFAULT_SHAPE = (16, 64, 80)  # voxels along z, y, x
+# Slices more than twice as thick as a pixel, as nnU-Net then halves the pixels alone first and thin organs keep slices.
+DEFAULT_SHAPE = (14, 64, 80)  # voxels along z, y, x
 COVERAGE_MM = 130.0  # from the dome of the liver to the lower poles of the kidneys
 FIELD_OF_VIEW_MM = 352.0  # across an average patient
 
