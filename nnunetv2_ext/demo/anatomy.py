@@ -1,59 +1,12 @@
-"""The abdomen of the phantom: which bodies it has, where they lie, and how they take up contrast medium."""
-
-from dataclasses import dataclass
+"""The abdomen of the phantom: which bodies it has, and where they lie."""
 
 import numpy as np
 from scipy import ndimage
 
 from nnunetv2_ext.demo.canvas import Canvas, bspline_field
+from nnunetv2_ext.demo.tissues import FAT, LABELS, LUNG, MUSCLE, Contrast
 
-__all__ = ["LABELS", "Contrast", "paint_abdomen"]
-
-LABELS = {"background": 0, "liver": 1, "spleen": 2, "kidney_right": 3, "kidney_left": 4, "stomach": 5, "aorta": 6}
-
-FAT, MUSCLE, LUNG = -100.0, 58.0, -860.0  # HU
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """Hounsfield units of what takes up contrast medium.
-
-    Attributes:
-        aorta, veins, portal, cortex, medulla, liver, spleen, pancreas, stomach: HU of the tissue; for the stomach, of
-            what fills it.
-    """
-
-    aorta: float
-    veins: float
-    portal: float
-    cortex: float
-    medulla: float
-    liver: float
-    spleen: float
-    pancreas: float
-    stomach: float
-
-    @classmethod
-    def draw(cls, rng: np.random.Generator) -> "Contrast":
-        """Draw a moment between the late arterial and the portal venous phase, and a patient who takes it up."""
-        phase = rng.uniform(0, 1)  # 0 late arterial (about 35 s after the injection), 1 portal venous (about 75 s)
-        uptake = rng.uniform(0.85, 1.15)
-
-        def blend(arterial: float, venous: float, plain: float) -> float:
-            enhanced = arterial + phase * (venous - arterial)
-            return float(plain + uptake * (enhanced - plain) + rng.normal(0, 4))
-
-        return cls(
-            aorta=blend(320, 165, 40),
-            veins=blend(70, 140, 40),
-            portal=blend(115, 175, 40),
-            cortex=blend(205, 200, 35),
-            medulla=blend(95, 165, 30),
-            liver=blend(78, 112, 58) - max(0.0, rng.normal(0, 12)),  # a fatty liver is darker
-            spleen=blend(122, 126, 48),
-            pancreas=blend(105, 92, 42),
-            stomach=float(rng.uniform(8, 42)),
-        )
+__all__ = ["paint_abdomen"]
 
 
 class _Abdomen:
@@ -145,7 +98,7 @@ class _Abdomen:
         body = canvas.ellipsoid(where, centre, radii, tilt=0.25)
         depth = _smooth_max(body, canvas.tube(where, centre, antrum, 17.0), 8.0) + 2.5 * canvas.bumps[0][where]
         self.stomach_depth[where] = depth
-        level = centre[1] - radii[1] * rng.uniform(0.05, 0.45)  # gas rises to the front of a patient lying on the back
+        level = centre[1] - radii[1] * rng.uniform(0.5, 0.85)  # gas rises to the front of a patient lying on the back
         filled = np.where(canvas.y[where] < level, -930.0, self.contrast.stomach + 14 * np.abs(self.texture[where]))
         self.organ(where, depth, np.where(depth < 4, 88.0, filled), LABELS["stomach"], 2.5)
 

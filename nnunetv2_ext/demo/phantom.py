@@ -2,19 +2,21 @@
 
 import gzip
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
-from nnunetv2_ext.demo.anatomy import LABELS, Contrast, paint_abdomen
+from nnunetv2_ext.demo.anatomy import paint_abdomen
 from nnunetv2_ext.demo.canvas import Canvas
+from nnunetv2_ext.demo.tissues import LABELS, Contrast
+from nnunetv2_ext.files import whole_folder
 
 __all__ = ["LABELS", "make_case", "write_dataset"]
 
-DEFAULT_SHAPE = (16, 64, 80)  # voxels along z, y, x
+# Slices more than twice as thick as a pixel, as nnU-Net then halves the pixels alone first and thin organs keep slices.
+DEFAULT_SHAPE = (14, 64, 80)  # voxels along z, y, x
 COVERAGE_MM = 130.0  # from the dome of the liver to the lower poles of the kidneys
 FIELD_OF_VIEW_MM = 352.0  # across an average patient
 
@@ -72,11 +74,10 @@ def write_dataset(
     target = Path(raw_folder) / dataset_name
     if target.exists():
         raise FileExistsError(f"{target} exists already: remove it or choose another name for the phantom data set")
-    partial = target.with_name(f".{dataset_name}.partial")  # nnU-Net looks only at names that begin with 'Dataset'
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    # nnU-Net looks only at names that begin with 'Dataset', and so not at an unfinished one.
+    with whole_folder(target) as partial:
         for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):
-            (partial / part).mkdir(parents=True)
+            (partial / part).mkdir()
         for i in range(n_train + n_test):
             ct, labels, spacing = make_case(np.random.default_rng((seed, i)), shape)
             part, name = ("Tr" if i < n_train else "Ts"), f"phantom_{i:03d}"
@@ -93,10 +94,6 @@ def write_dataset(
             "file_ending": ".nii.gz",
         }
         (partial / "dataset.json").write_text(json.dumps(description, indent=4) + "\n", encoding="utf-8")
-        partial.rename(target)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return target
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnunetv2_ext.demo.phantom import write_dataset
 from nnunetv2_ext.demo.process import DemoError, DiskFullError, clock, is_disk_full, run_command, say
+from nnunetv2_ext.files import whole_folder
 
 __all__ = ["DEFAULT_FOLDER", "DemoError", "run_demo"]
 
@@ -20,14 +21,14 @@ DEFAULT_FOLDER = Path("nnunetv2_ext_demo")
 DATASET_ID, DATASET_NAME = 998, "Dataset998_PhantomCT"
 CONFIGURATION, FOLD = "3d_fullres", "0"
 # An odd number of training cases: the median of their sizes, for which nnU-Net plans, is then the size of a case.
-N_TRAIN, N_TEST, SEED = 15, 2, 0
-DEFAULT_EPOCHS, DEFAULT_ITERATIONS = 18, 30
+N_TRAIN, N_TEST, SEED = 25, 2, 0
+DEFAULT_EPOCHS, DEFAULT_ITERATIONS = 15, 30
 # For a training this short, nnU-Net's learning rate of 1e-2 is too careful: its default training is 460 times longer.
 LEARNING_RATE = "1en1"
 NEEDED_BYTES = 300 * 1024**2  # about three times what a run leaves behind
 MARKER = ".nnunetv2_ext_demo"
 MARKER_TEXT = "Made by `nnUNetv2_ext demo`, which replaces its folders in here when it runs.\n"
-FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "result", ".result.partial")
+FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "predictions", "result")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ def _run(folder: Path, epochs: int, iterations: int, device: str, begin: float) 
     _introduce(folder, settings)
     raw, predictions = folder / "nnUNet_raw" / DATASET_NAME, folder / "predictions"
     # Mirrored patients have their organs on the other side, so mirroring would only make this training longer.
-    trainer = f"nnUNetTrainerPECANet_{epochs}epochs_{iterations}iters_lr{LEARNING_RATE}_NoMirroring"
+    # The auxiliary heads let the small organs be found early.
+    trainer = f"nnUNetTrainerPECANetDS_{epochs}epochs_{iterations}iters_lr{LEARNING_RATE}_NoMirroring"
     steps = _plan(folder, trainer, device)
     total = len(steps) + 2
 
@@ -196,14 +198,9 @@ def _report(folder: Path, raw: Path, predictions: Path) -> str:
     """Write the result folder, complete or not at all, and return the table."""
     from nnunetv2_ext.demo.report import read_scores, scores_table, write_report  # matplotlib is slow to import
 
-    partial = folder / ".result.partial"
     scores = read_scores(predictions / "summary.json", raw / "dataset.json")
-    try:
+    with whole_folder(folder / "result") as partial:
         write_report(scores, raw / "imagesTs", raw / "labelsTs", predictions, partial)
-        partial.rename(folder / "result")
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     return scores_table(scores)
 
 
@@ -260,8 +257,9 @@ def _clear(folder: Path) -> None:
     """Remove what the demo has made in its folder, and the folder itself if that leaves nothing but the marker."""
     if not (folder / MARKER).is_file():
         return
-    for name in FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    unfinished = folder.glob(".result*.partial")  # of a run that was killed
+    for made in (*(folder / name for name in FOLDERS), *unfinished):
+        shutil.rmtree(made, ignore_errors=True)
     if [item.name for item in folder.iterdir()] == [MARKER]:
         shutil.rmtree(folder)
 
