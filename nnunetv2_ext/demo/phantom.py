@@ -11,7 +11,7 @@ import numpy as np
 from nnunetv2_ext.demo.anatomy import paint_abdomen
 from nnunetv2_ext.demo.canvas import Canvas
 from nnunetv2_ext.demo.tissues import LABELS, Contrast
-from nnunetv2_ext.files import whole_folder
+from nnunetv2_ext.io.files import whole_folder
 
 __all__ = ["LABELS", "make_case", "write_dataset"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nnunetv2_ext.demo.phantom import write_dataset
 from nnunetv2_ext.demo.process import DemoError, DiskFullError, clock, is_disk_full, run_command, say
-from nnunetv2_ext.files import whole_folder
+from nnunetv2_ext.io.files import whole_folder
 
 __all__ = ["DEFAULT_FOLDER", "DemoError", "run_demo"]
 

@@ -28,36 +28,6 @@ __all__ = ["CHECKPOINTING_VARIABLE", "nnUNetTrainerExt"]
 CHECKPOINTING_VARIABLE = "nnUNet_ext_checkpointing"
 
 
-def geometry_from_plan(configuration: ConfigurationManager) -> Geometry:
-    """Read the sizes of a configuration that one of nnU-Net's planners made for a U-Net.
-
-    Raises:
-        ValueError: if the plan names another kind of network, or its sizes contradict each other.
-    """
-    planned = configuration.network_arch_init_kwargs
-    n_conv = planned.get("n_conv_per_stage", planned.get("n_blocks_per_stage"))
-    lacking = [key for key in ("strides", "kernel_sizes", "features_per_stage") if key not in planned]
-    if lacking or n_conv is None:
-        raise ValueError(
-            f"The plans name the network {configuration.network_arch_class_name}, whose settings do not hold a U-Net's "
-            f"{', '.join(lacking) or 'convolutions per stage'}: use plans that nnU-Net's planner made for a U-Net "
-            "(-p nnUNetPlans), or train these plans with nnU-Net's own trainer (-tr nnUNetTrainer)."
-        )
-    n_stages = len(planned["strides"])
-    return Geometry(
-        patch_size=configuration.patch_size,
-        strides=planned["strides"],
-        kernel_sizes=planned["kernel_sizes"],
-        features=planned["features_per_stage"],
-        n_conv_per_stage=[n_conv] * n_stages if isinstance(n_conv, int) else n_conv,
-        network=PlannedNetwork(
-            class_name=configuration.network_arch_class_name,
-            arguments=planned,
-            imports=tuple(configuration.network_arch_init_kwargs_req_import),
-        ),
-    )
-
-
 class nnUNetTrainerExt(SafeStopMixin, nnUNetTrainer):
     """Base of the trainers of this package; not a trainer itself.
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.layers import attention_backends
 from nnunetv2_ext.architectures.layers.drop_path import DropPath
 from nnunetv2_ext.architectures.layers.patch_merging import PatchMerging
