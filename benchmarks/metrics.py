@@ -25,9 +25,10 @@ from monai.metrics import compute_hausdorff_distance
 from scipy.ndimage import gaussian_filter
 
 from nnunetv2_ext.evaluation.cases import score_pair
-from nnunetv2_ext.evaluation.images import LabelImage
-from nnunetv2_ext.evaluation.labels import LABEL_MAPS
 from nnunetv2_ext.evaluation.protocols import PROTOCOLS
+from nnunetv2_ext.images.grids import Grid
+from nnunetv2_ext.images.label_maps import LabelImage
+from nnunetv2_ext.images.labels import LABEL_MAPS
 from nnunetv2_ext.io.tables import format_table
 
 SPACING = (2.5, 0.8, 0.8)
@@ -61,7 +62,7 @@ def measure(rounds: int, shape: tuple[int, ...]) -> tuple[dict[str, float], floa
     one_hot = [
         torch.from_numpy(np.stack([labels == value for value in values])[None]) for labels in (prediction, reference)
     ]
-    images = [LabelImage(Path("case"), labels, SPACING, None) for labels in (prediction, reference)]
+    images = [LabelImage(Path("case"), labels, Grid(labels.shape, SPACING)) for labels in (prediction, reference)]
     tolerances = dict.fromkeys(LABELS.classes, 2.0)
     pairs = [(prediction == value, reference == value) for value in values]
 

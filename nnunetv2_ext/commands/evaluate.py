@@ -48,6 +48,6 @@ def run(arguments: argparse.Namespace) -> None:
         if metric.shown:
             unit = f" ({metric.unit})" if metric.unit else ""
             print(f"{metric.name}{unit}: {metric.definition}. Empty masks: {metric.empty}.")
-    for note in evaluation.protocol.notes:
+    for note in (*evaluation.remarks, *evaluation.protocol.notes):
         print(note)
     print(f"Wrote summary.json, metrics.csv and report.md into {folder}.")

@@ -7,6 +7,8 @@ Source: the challenge's pages at creatis.insa-lyon.fr.
     training/patient001/patient001_frame01_gt.nii.gz
     training/patient001/patient001_4d.nii.gz            not used
 
+Files that some program has unpacked, `patient001_frame01.nii`, are taken as well, here and in the other datasets.
+
 The patients of `testing` (101 to 150) take no part in the papers.
 """
 
@@ -18,12 +20,13 @@ from pathlib import Path
 from nnunetv2_ext.datasets.source import Case, Source, Split, find_files, require_numbers
 from nnunetv2_ext.datasets.volumes import write_case
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.images.labels import ACDC
 
 __all__ = ["LABELS", "PATIENTS", "TEST", "VALIDATION_2D", "VALIDATION_3D", "collect"]
 
 NAME = "ACDC"
 PATIENTS = range(1, 101)
-LABELS = {"right ventricle cavity": 1, "myocardium": 2, "left ventricle cavity": 3}
+LABELS = ACDC
 # The test patients of both lists and of UNETR++, which trains on all other 80 patients and validates on these 20
 # (Amshaker/unetr_plus_plus: unetr_pp/training/network_training/unetr_pp_trainer_acdc.py).
 TEST = (2, 3, 8, 9, 12, 14, 17, 24, 42, 48, 49, 53, 55, 64, 67, 79, 81, 88, 92, 95)
@@ -58,7 +61,7 @@ def collect(folder: Path) -> Source:
     Raises:
         UserError: if a patient is not complete.
     """
-    files = find_files(folder, r"(patient\d{3}_frame\d{2}(?:_gt)?)\.nii\.gz")
+    files = find_files(folder, r"(patient\d{3}_frame\d{2}(?:_gt)?)\.nii(?:\.gz)?")
     # The name of the patient's folder is the only thing that tells the files `Info.cfg` apart.
     patients = require_numbers(
         find_files(folder, r"patient(\d{3})/Info\.cfg"),

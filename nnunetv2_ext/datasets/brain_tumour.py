@@ -15,19 +15,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_ext.datasets.source import Case, Source, Split, find_files, require_folder, require_numbers
-from nnunetv2_ext.datasets.volumes import read_volume, write_label, write_volume
+from nnunetv2_ext.datasets.volumes import write_label
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.images.labels import BRAIN_TUMOUR
+from nnunetv2_ext.images.volumes import read_volume, set_grid, write_volume
 
 __all__ = ["CASES", "CHANNELS", "LABELS", "TEST", "VALIDATION", "collect"]
 
 NAME = "BrainTumour"
 CASES = range(1, 485)
 CHANNELS = ("FLAIR", "T1w", "T1gd", "T2w")
-LABELS = {"oedema": 1, "non-enhancing tumour": 2, "enhancing tumour": 3}
+LABELS = BRAIN_TUMOUR
 # `tumor_dataset.json` and the tumour trainer of github.com/282857341/nnFormer; PECA-Net's lists are the same.
 TEST = (
     *(58, 59, 76, 77, 99, 113, 114, 124, 139, 151, 152, 157, 190, 240, 242, 295, 305, 325, 331, 362, 389, 425, 432),
@@ -50,13 +51,10 @@ def write_case(case: Case, images: Sequence[Path], label: Path | None, *, link: 
             f"{source} has {image.GetSize()[3]} channels instead of {len(CHANNELS)} ({', '.join(CHANNELS)}): it is "
             "another file."
         )
-    direction = np.reshape(image.GetDirection(), (4, 4))[:3, :3].ravel().tolist()
     array = sitk.GetArrayViewFromImage(image)
     for channel, target in zip(array, images, strict=True):
         volume = sitk.GetImageFromArray(channel)
-        volume.SetSpacing(image.GetSpacing()[:3])
-        volume.SetOrigin(image.GetOrigin()[:3])
-        volume.SetDirection(direction)
+        set_grid(volume, image)
         write_volume(volume, target)
     return write_label(case.label, label, image, source, labels=LABELS, label_map=None, link=link)
 
@@ -87,7 +85,7 @@ def collect(folder: Path) -> Source:
     """
     images_folder = require_folder(folder, "imagesTr", NAME)
     _require_channel_order(images_folder.parent / "dataset.json")
-    pattern, file_name = r"BRATS_(\d{3})\.nii\.gz", "{}/BRATS_{:03d}.nii.gz".format
+    pattern, file_name = r"BRATS_(\d{3})\.nii(?:\.gz)?", "{}/BRATS_{:03d}.nii.gz".format
     images = require_numbers(
         find_files(images_folder, pattern), CASES, lambda number: file_name("imagesTr", number), folder, NAME
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nnunetv2_ext.datasets.source import Case, Source, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
+from nnunetv2_ext.images.labels import FLARE21
 
 __all__ = ["CASES", "LABELS", "TEST", "collect"]
 
@@ -25,7 +26,7 @@ CASES = range(361)
 N_VALIDATION = 50
 # The order in which the organisers list the organs. 3D UX-Net's list names 1 spleen, 2 kidney, 3 liver, 4 pancreas:
 # `examine` finds out, because the liver is the largest of them.
-LABELS = {"liver": 1, "kidney": 2, "spleen": 3, "pancreas": 4}
+LABELS = FLARE21
 # `dataset_FLARE.json` of github.com/MASILab/3DUX-Net.
 TEST = (36, 39, 44, 54, 80, 125, 135, 157, 158, 183, 193, 220, 230, 242, 286, 296, 299, 323, 341, 351)
 
@@ -49,14 +50,14 @@ def collect(folder: Path, *, split: str = "3duxnet") -> Source:
         UserError: if a case is not complete.
     """
     images = require_numbers(
-        find_files(folder, r"train_(\d{3})_0000\.nii\.gz"),
+        find_files(folder, r"train_(\d{3})_0000\.nii(?:\.gz)?"),
         CASES,
         lambda number: f"train_{number:03d}_0000.nii.gz",
         folder,
         NAME,
     )
     labels = require_numbers(
-        find_files(folder, r"train_(\d{3})\.nii\.gz"),
+        find_files(folder, r"train_(\d{3})\.nii(?:\.gz)?"),
         CASES,
         lambda number: f"train_{number:03d}.nii.gz",
         folder,
@@ -67,7 +68,7 @@ def collect(folder: Path, *, split: str = "3duxnet") -> Source:
         Case(f"train_{number:03d}", (images[number],), labels[number], test=number in held_out) for number in CASES
     ]
     if split == "challenge":
-        validation = find_files(folder, r"(.+)_0000\.nii\.gz", parent="ValidationImg")
+        validation = find_files(folder, r"(.+)_0000\.nii(?:\.gz)?", parent="ValidationImg")
         cases += [Case(name, (path,), None, test=True) for name, path in validation.items()]
         tests = "test images are those of ValidationImg" if validation else "there is no ValidationImg with test images"
         remarks = (

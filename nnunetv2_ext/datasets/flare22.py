@@ -16,28 +16,14 @@ from pathlib import Path
 
 from nnunetv2_ext.datasets.source import Case, Source, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
+from nnunetv2_ext.images.labels import FLARE22
 
 __all__ = ["CASES", "ORGANS", "collect"]
 
 NAME = "FLARE22"
 CASES = range(1, 51)
 N_TUNING = 50
-# The organisers' numbers, the same in FLARE23.
-ORGANS = {
-    "liver": 1,
-    "right kidney": 2,
-    "spleen": 3,
-    "pancreas": 4,
-    "aorta": 5,
-    "inferior vena cava": 6,
-    "right adrenal gland": 7,
-    "left adrenal gland": 8,
-    "gallbladder": 9,
-    "oesophagus": 10,
-    "stomach": 11,
-    "duodenum": 12,
-    "left kidney": 13,
-}
+ORGANS = FLARE22
 
 
 def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
@@ -57,22 +43,22 @@ def collect(folder: Path) -> Source:
         UserError: if a labelled case is not complete.
     """
     images = require_numbers(
-        find_files(folder, r"FLARE22_Tr_(\d{4})_0000\.nii\.gz"),
+        find_files(folder, r"FLARE22_Tr_(\d{4})_0000\.nii(?:\.gz)?"),
         CASES,
         lambda number: f"FLARE22_Tr_{number:04d}_0000.nii.gz",
         folder,
         NAME,
     )
     labels = require_numbers(
-        find_files(folder, r"FLARE22_Tr_(\d{4})\.nii\.gz"),
+        find_files(folder, r"FLARE22_Tr_(\d{4})\.nii(?:\.gz)?"),
         CASES,
         lambda number: f"FLARE22_Tr_{number:04d}.nii.gz",
         folder,
         NAME,
     )
-    tuning_labels = find_files(folder, r"FLARETs_(\d{4})\.nii\.gz")
+    tuning_labels = find_files(folder, r"FLARETs_(\d{4})\.nii(?:\.gz)?")
     cases = [Case(f"FLARE22_Tr_{number:04d}", (images[number],), labels[number]) for number in CASES]
-    tuning = find_files(folder, r"FLARETs_(\d{4})_0000\.nii\.gz")
+    tuning = find_files(folder, r"FLARETs_(\d{4})_0000\.nii(?:\.gz)?")
     cases += [
         Case(f"FLARETs_{number}", (path,), tuning_labels.get(number), test=True) for number, path in tuning.items()
     ]

@@ -20,13 +20,14 @@ from pathlib import Path
 from nnunetv2_ext.datasets import flare22, volumes
 from nnunetv2_ext.datasets.source import Case, Source, count_phrase, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.images.labels import FLARE23
 
 __all__ = ["CASES", "LABELS", "collect"]
 
 NAME = "FLARE23"
 CASES = range(1, 2201)
 N_VALIDATION = 100
-LABELS = {**flare22.ORGANS, "tumour": 14}
+LABELS = FLARE23
 
 
 def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
@@ -66,21 +67,21 @@ def collect(folder: Path, *, cases: str = "all") -> Source:
         UserError: if a file of a case is missing.
     """
     images = require_numbers(
-        find_files(folder, r"FLARE23_(\d{4})_0000\.nii\.gz", parent="imagesTr2200"),
+        find_files(folder, r"FLARE23_(\d{4})_0000\.nii(?:\.gz)?", parent="imagesTr2200"),
         CASES,
         lambda number: f"imagesTr2200/FLARE23_{number:04d}_0000.nii.gz",
         folder,
         NAME,
     )
     labels = require_numbers(
-        find_files(folder, r"FLARE23_(\d{4})\.nii\.gz", parent="labelsTr2200"),
+        find_files(folder, r"FLARE23_(\d{4})\.nii(?:\.gz)?", parent="labelsTr2200"),
         CASES,
         lambda number: f"labelsTr2200/FLARE23_{number:04d}.nii.gz",
         folder,
         NAME,
     )
     found = [Case(f"FLARE23_{number:04d}", (images[number],), labels[number]) for number in CASES]
-    validation = find_files(folder, r"(.+)_0000\.nii\.gz", parent="validation")
+    validation = find_files(folder, r"(.+)_0000\.nii(?:\.gz)?", parent="validation")
     found += [Case(name, (path,), None, test=True) for name, path in validation.items()]
     return Source(
         name=NAME if cases == "all" else f"{NAME}Complete",

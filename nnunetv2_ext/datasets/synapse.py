@@ -16,37 +16,11 @@ from pathlib import Path
 
 from nnunetv2_ext.datasets.source import Case, Source, Split, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
+from nnunetv2_ext.images.labels import BTCV, TRANSUNET
 
 __all__ = ["BTCV", "TEST", "TRAIN", "TRANSUNET", "collect"]
 
 NAME = "Synapse"
-# The numbers of the raw labels.
-BTCV = {
-    "spleen": 1,
-    "right kidney": 2,
-    "left kidney": 3,
-    "gallbladder": 4,
-    "oesophagus": 5,
-    "liver": 6,
-    "stomach": 7,
-    "aorta": 8,
-    "inferior vena cava": 9,
-    "portal and splenic vein": 10,
-    "pancreas": 11,
-    "right adrenal gland": 12,
-    "left adrenal gland": 13,
-}
-# The order of TransUNet, Swin-Unet, DA-TransUNet, RecA and DCA; CASCADE's own preprocessing has another one.
-TRANSUNET = {
-    "aorta": 1,
-    "gallbladder": 2,
-    "left kidney": 3,
-    "right kidney": 4,
-    "liver": 5,
-    "pancreas": 6,
-    "spleen": 7,
-    "stomach": 8,
-}
 # Lists of github.com/Beckschen/TransUNet; the same in Swin-Unet, RecA, nnFormer, UNETR++ and PECA-Net.
 TRAIN = (5, 6, 7, 9, 10, 21, 23, 24, 26, 27, 28, 30, 31, 33, 34, 37, 39, 40)
 TEST = (1, 2, 3, 4, 8, 22, 25, 29, 32, 35, 36, 38)
@@ -77,10 +51,10 @@ def collect(folder: Path, *, organs: str = "13") -> Source:
         UserError: if a case is not complete.
     """
     numbers = sorted(TRAIN + TEST)
-    all_images = find_files(folder, r"img(\d{4})\.nii\.gz")
+    all_images = find_files(folder, r"img(\d{4})\.nii(?:\.gz)?")
     images = require_numbers(all_images, numbers, lambda number: f"img{number:04d}.nii.gz", folder, NAME)
     labels = require_numbers(
-        find_files(folder, r"label(\d{4})\.nii\.gz"),
+        find_files(folder, r"label(\d{4})\.nii(?:\.gz)?"),
         numbers,
         lambda number: f"label{number:04d}.nii.gz",
         folder,

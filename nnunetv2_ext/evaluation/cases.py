@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import numpy as np
 from scipy.ndimage import find_objects
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.evaluation.images import LabelImage, check_same_geometry, read_label_image
-from nnunetv2_ext.evaluation.labels import LabelMap
 from nnunetv2_ext.evaluation.metrics import Overlap
+from nnunetv2_ext.evaluation.pairs import read_pair
+from nnunetv2_ext.evaluation.renumbered import describe_renumbering, find_renumbering
+from nnunetv2_ext.images.label_maps import LabelImage
+from nnunetv2_ext.images.labels import LabelMap
 
 __all__ = ["CaseScores", "MaskPair", "score_files", "score_pair"]
 
@@ -68,6 +70,8 @@ class CaseScores:
         has_spacing: whether the files say how large a voxel is.
         metrics: for each class its metrics; NaN where one is not defined.
         overlaps: for each class its counts.
+        meetings: how often each value of the reference (rows) meets each value of the prediction (columns).
+        remarks: what was assumed, one sentence each.
     """
 
     reference: Path
@@ -75,6 +79,8 @@ class CaseScores:
     has_spacing: bool
     metrics: Mapping[str, Mapping[str, float]]
     overlaps: Mapping[str, Overlap]
+    meetings: np.ndarray
+    remarks: tuple[str, ...] = ()
 
 
 def score_files(
@@ -98,11 +104,10 @@ def score_files(
     Raises:
         UserError: naming the file, if the two do not fit together or hold unknown labels.
     """
-    pair = read_label_image(prediction), read_label_image(reference)
-    check_same_geometry(*pair)
+    *pair, remarks = read_pair(reference, prediction, labels)
     if needs_spacing and len(pair[1].spacing or ()) != 3:
         raise UserError(f"{reference} is no volume with a voxel size in mm, which this protocol needs.")
-    return score_pair(*pair, labels, score, tolerances)
+    return replace(score_pair(*pair, labels, score, tolerances), remarks=remarks)
 
 
 def score_pair(
@@ -138,7 +143,7 @@ def score_pair(
         metrics[name] = score(
             MaskPair(name, overlaps[name], reference.spacing, tolerances.get(name), bool(ignored), cut)
         )
-    return CaseScores(reference.path, prediction.path, reference.spacing is not None, metrics, overlaps)
+    return CaseScores(reference.path, prediction.path, reference.spacing is not None, metrics, overlaps, table)
 
 
 def _count_pairs(prediction: LabelImage, reference: LabelImage, labels: LabelMap) -> np.ndarray:
@@ -153,23 +158,26 @@ def _count_pairs(prediction: LabelImage, reference: LabelImage, labels: LabelMap
         rows, columns = (part[start : start + _COUNTED_AT_ONCE].astype(np.intp) for part in flat)
         counts += np.bincount(rows * size + columns, minlength=size * size)
     table = counts.reshape(size, size)
+    renumbered = find_renumbering(table)
     for image, found in ((reference, table.any(axis=1)), (prediction, table.any(axis=0))):
         known = labels.known_values() | ({labels.ignore} if image is reference else set())
         for value in np.flatnonzero(found):
             if value not in known:
-                raise _unknown(image, int(value), labels)
+                raise _unknown(image, int(value), labels, renumbered)
     return table
 
 
-def _unknown(image: LabelImage, value: int, labels: LabelMap) -> UserError:
+def _unknown(image: LabelImage, value: int, labels: LabelMap, renumbered: Mapping[int, int] | None = None) -> UserError:
+    remedy = "name another map with --labels, or convert the file"
+    if renumbered:
+        remedy = describe_renumbering(renumbered, labels)
     return UserError(
-        f"{image.path} holds the label {value}, which {labels.name} does not know ({labels.describe()}); "
-        "name another map with --labels, or convert the file."
+        f"{image.path} holds the label {value}, which {labels.name} does not know ({labels.describe()}); {remedy}."
     )
 
 
 def _joint_box(boxes: list[tuple[slice, ...] | None]) -> tuple[slice, ...]:
-    """Give the smallest box around some boxes; it is empty where none is given."""
+    """Return the smallest box around some boxes; it is empty where none is given."""
     found = [box for box in boxes if box is not None]
     if not found:
         return (slice(0, 0),)

@@ -12,8 +12,9 @@ from operator import add
 from pathlib import Path
 
 from nnunetv2_ext.evaluation.cases import CaseScores
-from nnunetv2_ext.evaluation.labels import LabelMap
 from nnunetv2_ext.evaluation.protocols import Metric, Protocol
+from nnunetv2_ext.images.label_maps import case_name
+from nnunetv2_ext.images.labels import LabelMap
 from nnunetv2_ext.io.tables import format_table
 
 __all__ = ["Evaluation", "definitions_table", "format_report", "means_table", "summarize", "write_files"]
@@ -27,15 +28,15 @@ class Evaluation:
         protocol: how they were scored.
         labels: what was scored.
         tolerance: of the NSD, where the user chooses it.
-        ending: of the files.
         cases: the scores, in the order of the files' names.
+        remarks: what was assumed or looks wrong, one sentence each.
     """
 
     protocol: Protocol
     labels: LabelMap
     tolerance: float | None
-    ending: str
     cases: tuple[CaseScores, ...]
+    remarks: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -75,6 +76,16 @@ class Evaluation:
         return {metric: function(overlap) for metric, function in self.protocol.pooled.items()}
 
 
+def collect_remarks(cases: Sequence[CaseScores]) -> list[str]:
+    """Return what was assumed for any case, once each, with the cases that it holds for."""
+    found: dict[str, list[str]] = {}
+    for case in cases:
+        for remark in case.remarks:
+            found.setdefault(remark, []).append(case_name(case.prediction))
+    others = {remark: f" and {len(names) - 1} others" if len(names) > 1 else "" for remark, names in found.items()}
+    return [f"{remark} ({names[0]}{others[remark]})." for remark, names in found.items()]
+
+
 def summarize(evaluation: Evaluation) -> dict:
     """Give the content of summary.json: nnU-Net's keys, and what the numbers mean."""
     keys = {name: str(value) for name, value in evaluation.labels.classes.items()}
@@ -93,6 +104,7 @@ def summarize(evaluation: Evaluation) -> dict:
             for case in evaluation.cases
         ],
         "labels": {key: name for name, key in keys.items()},
+        "remarks": list(evaluation.remarks),
         "label_map": {"name": evaluation.labels.name, "source": evaluation.labels.source},
         "protocol": {
             "name": evaluation.protocol.name,
@@ -160,6 +172,7 @@ def format_report(evaluation: Evaluation) -> str:
         f"- Predictions: `{evaluation.cases[0].prediction.parent}`",
         f"- Labels: {labels.describe()} (`{labels.name}`: {labels.source})",
         f"- Source of the definitions: {protocol.source}",
+        *(f"- {remark}" for remark in evaluation.remarks),
         *(f"- {note}" for note in protocol.notes),
         "",
     ])  # fmt: skip
@@ -178,7 +191,7 @@ def write_files(evaluation: Evaluation, folder: Path) -> None:
             for name, value in evaluation.labels.classes.items():
                 scores = case.metrics[name]
                 cells = ("" if math.isnan(scores[metric]) else scores[metric] for metric in names)
-                writer.writerow([case.prediction.name.removesuffix(evaluation.ending), name, value, *cells])
+                writer.writerow([case_name(case.prediction), name, value, *cells])
 
 
 def _number(value: float) -> str:

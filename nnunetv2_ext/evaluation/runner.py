@@ -8,14 +8,20 @@ from pathlib import Path
 
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.evaluation.cases import score_files
-from nnunetv2_ext.evaluation.images import FILE_ENDINGS
-from nnunetv2_ext.evaluation.labels import LabelMap, find_labels
+from nnunetv2_ext.evaluation.labels import find_labels
 from nnunetv2_ext.evaluation.protocols import Protocol, find_protocol
-from nnunetv2_ext.evaluation.report import Evaluation, write_files
+from nnunetv2_ext.evaluation.renumbered import add_tables, describe_renumbering, find_renumbering
+from nnunetv2_ext.evaluation.report import Evaluation, collect_remarks, write_files
+from nnunetv2_ext.images.label_maps import FILE_ENDINGS, case_name, file_ending
+from nnunetv2_ext.images.labels import LabelMap
 from nnunetv2_ext.io.files import prepare_output, whole_folder
 from nnunetv2_ext.io.workers import map_in_processes
 
 __all__ = ["evaluate_folders", "pair_files"]
+
+
+# Endings that are written otherwise but mean the same format.
+_FORMATS = {".nii": ".nii.gz", ".tiff": ".tif"}
 
 
 def evaluate_folders(
@@ -53,7 +59,7 @@ def evaluate_folders(
     protocol = find_protocol(protocol_name)
     output = prediction / f"evaluation_{protocol.name}" if output is None else output
     prepare_output(output, kind="an earlier evaluation", holds=("summary.json",), overwrite=overwrite)
-    ending, pairs = pair_files(reference, prediction, only_predicted=only_predicted)
+    pairs = pair_files(reference, prediction, only_predicted=only_predicted)
     label_map = find_labels(labels, protocol.labels, _find_dataset_json(reference, prediction))
     tolerance, tolerances = _resolve_tolerances(protocol, label_map, tolerance)
     score = partial(
@@ -64,55 +70,68 @@ def evaluate_folders(
         needs_spacing=protocol.needs_spacing,
     )
     cases = map_in_processes(score, pairs, processes, description="evaluate")
+    renumbered = find_renumbering(add_tables([case.meetings for case in cases]))
+    remarks = collect_remarks(cases)
+    if renumbered:
+        remarks.insert(0, f"Beware: {describe_renumbering(renumbered, label_map)}.")
     if len({case.has_spacing for case in cases}) > 1:
         odd = next(case for case in cases if not case.has_spacing)
         raise UserError(f"{odd.reference} does not say how large a voxel is, other references do: write them alike.")
-    evaluation = Evaluation(protocol, label_map, tolerance, ending, tuple(cases))
+    evaluation = Evaluation(protocol, label_map, tolerance, tuple(cases), tuple(remarks))
     with whole_folder(output) as folder:
         write_files(evaluation, folder)
     return evaluation, output
 
 
-def pair_files(
-    reference: Path, prediction: Path, *, only_predicted: bool = False
-) -> tuple[str, list[tuple[Path, Path]]]:
-    """Find the file ending and the pairs (reference, prediction) of two folders, in the order of their names.
+def pair_files(reference: Path, prediction: Path, *, only_predicted: bool = False) -> list[tuple[Path, Path]]:
+    """Find the pairs (reference, prediction) of two folders, in the order of their names.
 
     Raises:
         UserError: naming a file, if one lacks its counterpart.
     """
     for folder in (reference, prediction):
         if not folder.is_dir():
-            raise UserError(f"There is no folder {folder}.")
+            raise UserError(f"There is no folder {folder}: name one after -ref and one after -pred.")
     found = _label_files(reference)
     if len(found) != 1:
         held = f"files of several formats ({', '.join(found)})" if found else f"no files ({', '.join(FILE_ENDINGS)})"
-        raise UserError(f"{reference} holds {held}; references of one format are needed.")
+        raise UserError(f"{reference} holds {held}; references of one format are needed, move others elsewhere.")
     ((ending, references),) = found.items()
-    predictions = _label_files(prediction).get(ending, [])
+    others = _label_files(prediction)
+    predictions = others.get(ending, {})
     if not predictions:
-        raise UserError(f"{prediction} holds no {ending} files, the format of the references.")
-    surplus = sorted(set(predictions) - set(references))
+        held = f" but {', '.join(others)}" if others else ""
+        raise UserError(f"{prediction} holds no {ending} files, the format of the references,{held}: write them alike.")
+    surplus = sorted(predictions.keys() - references.keys())
     if surplus:
-        raise UserError(f"{prediction / surplus[0]} has no reference in {reference}{_others(surplus)}.")
-    missing = sorted(set(references) - set(predictions))
+        raise UserError(
+            f"{predictions[surplus[0]]} has no reference in {reference}{_others(surplus)}: move it elsewhere, or add "
+            "its reference."
+        )
+    missing = sorted(references.keys() - predictions.keys())
     if missing and not only_predicted:
         raise UserError(
-            f"{reference / missing[0]} has no prediction in {prediction}{_others(missing)}; "
+            f"{references[missing[0]]} has no prediction in {prediction}{_others(missing)}; "
             "leave such references out with --chill."
         )
-    return ending, [(reference / name, prediction / name) for name in sorted(predictions)]
+    return [(references[case], predictions[case]) for case in sorted(predictions)]
 
 
-def _label_files(folder: Path) -> dict[str, list[str]]:
-    """Give the names of the image files in a folder, for each ending; hidden ones are what macOS leaves beside them."""
-    found: dict[str, list[str]] = {}
-    for path in folder.iterdir():
-        if path.name.startswith("."):
+def _label_files(folder: Path) -> dict[str, dict[str, Path]]:
+    """Return the image files of a folder by format and case; hidden ones are what macOS leaves beside them.
+
+    Raises:
+        UserError: if two files of one format are the same case.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        ending = file_ending(path)
+        if path.name.startswith(".") or ending is None or not path.is_file():
             continue
-        ending = next((ending for ending in FILE_ENDINGS if path.name.endswith(ending)), None)
-        if ending is not None and path.is_file():
-            found.setdefault(ending, []).append(path.name)
+        of_format = found.setdefault(_FORMATS.get(ending, ending), {})
+        if case_name(path) in of_format:
+            raise UserError(f"{of_format[case_name(path)]} and {path} are the same case: move one of them elsewhere.")
+        of_format[case_name(path)] = path
     return found
 
 

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from nnunetv2_ext.datasets.source import find_files, require_numbers
 from nnunetv2_ext.datasets.synapse import BTCV, CHALLENGE_TEST
-from nnunetv2_ext.datasets.volumes import cases_with_label, largest_label, read_header, write_label
+from nnunetv2_ext.datasets.volumes import cases_with_label, largest_label, write_label
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.evaluation.labels import read_dataset_json, same_classes
+from nnunetv2_ext.images.labels import read_dataset_json, same_classes
+from nnunetv2_ext.images.volumes import read_header
 from nnunetv2_ext.io.files import prepare_file, whole_file
 
 __all__ = ["PATTERN", "submit_btcv"]

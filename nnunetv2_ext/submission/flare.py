@@ -20,7 +20,7 @@ import torch
 import nnunetv2_ext
 from nnunetv2_ext.datasets import flare21, flare22, flare23
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.evaluation.labels import read_dataset_json, same_classes
+from nnunetv2_ext.images.labels import read_dataset_json, same_classes
 from nnunetv2_ext.io.files import prepare_output, whole_folder
 from nnunetv2_ext.submission.model import CHECKPOINT, ExportedModel, export_model, load_predictor
 from nnunetv2_ext.submission.predict import ENDING

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nnunetv2_ext.datasets.volumes import read_header, require_whole
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.images.volumes import read_header, require_whole
 from nnunetv2_ext.io.files import whole_file
 from nnunetv2_ext.submission.model import load_predictor
 

@@ -10,9 +10,10 @@ import nibabel
 import numpy as np
 
 from nnunetv2_ext.evaluation.cases import CaseScores, score_pair
-from nnunetv2_ext.evaluation.images import LabelImage
-from nnunetv2_ext.evaluation.labels import LABEL_MAPS
 from nnunetv2_ext.evaluation.protocols import PROTOCOLS
+from nnunetv2_ext.images.grids import Grid
+from nnunetv2_ext.images.label_maps import LabelImage
+from nnunetv2_ext.images.labels import LABEL_MAPS
 
 __all__ = ["SPACING", "make_folders", "random_labels", "score_arrays", "write_nifti"]
 
@@ -72,7 +73,7 @@ def score_arrays(
     """Score a pair of label maps by a protocol."""
     chosen = PROTOCOLS[protocol]
     images = [
-        LabelImage(Path(name), array.astype(np.uint8), spacing, None)
+        LabelImage(Path(name), array.astype(np.uint8), Grid(array.shape, spacing))
         for name, array in (("prediction", prediction), ("reference", reference))
     ]
     return score_pair(*images, LABEL_MAPS[labels or chosen.labels], chosen.score, tolerances or chosen.tolerances)

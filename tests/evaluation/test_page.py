@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_ext.cli import build_parser
-from nnunetv2_ext.evaluation.labels import LABEL_MAPS
 from nnunetv2_ext.evaluation.protocols import PROTOCOLS
 from nnunetv2_ext.evaluation.report import definitions_table
+from nnunetv2_ext.images.labels import LABEL_MAPS
 from nnunetv2_ext.io.tables import format_table
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")

@@ -11,9 +11,10 @@ import surface_distance
 
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.evaluation.cases import score_pair
-from nnunetv2_ext.evaluation.images import LabelImage
-from nnunetv2_ext.evaluation.labels import LABEL_MAPS, LabelMap
 from nnunetv2_ext.evaluation.protocols import FLARE22_TOLERANCES, PROTOCOLS, find_protocol
+from nnunetv2_ext.images.grids import Grid
+from nnunetv2_ext.images.label_maps import LabelImage
+from nnunetv2_ext.images.labels import LABEL_MAPS, LabelMap
 from tests.evaluation.files import SPACING, random_labels, score_arrays
 
 # It uses old names of others.
@@ -164,7 +165,7 @@ def test_tumour_regions_overlap() -> None:
 def test_ignored_voxels_count_nowhere() -> None:
     labels = LabelMap("test", {"one": 1, "both": (1, 2)}, "", ignore=3)
     reference, prediction = random_labels(5, classes=3), random_labels(6, classes=2)
-    images = [LabelImage(None, part, SPACING, None) for part in (prediction, reference)]
+    images = [LabelImage(None, part, Grid(part.shape, SPACING)) for part in (prediction, reference)]
     scores = score_pair(*images, labels, PROTOCOLS["nnunet"].score, {"one": 1.0, "both": 1.0})
     counted = reference != 3
     for name, values in (("one", [1]), ("both", [1, 2])):

@@ -24,10 +24,12 @@ from skimage.io import imsave
 
 from nnunetv2_ext import cli
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.evaluation import images, runner
-from nnunetv2_ext.evaluation.labels import LABEL_MAPS, find_labels, read_dataset_json
+from nnunetv2_ext.evaluation import runner
+from nnunetv2_ext.evaluation.labels import find_labels
 from nnunetv2_ext.evaluation.protocols import PROTOCOLS
 from nnunetv2_ext.evaluation.runner import evaluate_folders
+from nnunetv2_ext.images.label_maps import read_label_image
+from nnunetv2_ext.images.labels import LABEL_MAPS, read_dataset_json
 from tests.evaluation.files import SPACING, make_folders, random_labels, score_arrays, write_nifti
 from tests.test_cli import refuse
 
@@ -205,9 +207,15 @@ def change(folders: tuple[Path, Path], **settings) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"labels": random_labels(1, (13, 14, 8))}, "has the shape (13, 14, 8), its reference (13, 14, 9)"),
-        ({"spacing": (0.8, 0.9, 2.0)}, "has the spacing (0.8, 0.9, 2), its reference (0.8, 0.9, 2.5)"),
-        ({"origin": (5.0, -3.0, 7.2)}, "lies elsewhere than its reference, by up to 0.2 mm"),
+        (
+            {"labels": random_labels(1, (13, 14, 8))},
+            "has 13 x 14 x 8 voxels, but its reference case_1.nii.gz has 13 x 14 x 9",
+        ),
+        (
+            {"spacing": (0.8, 0.9, 2.0)},
+            "4.25 mm (its spacing is 0.8 x 0.9 x 2 mm instead of 0.8 x 0.9 x 2.5 mm)",
+        ),
+        ({"origin": (5.0, -3.0, 7.2)}, "lies elsewhere than its reference case_1.nii.gz, by up to 0.2 mm"),
         ({"labels": random_labels(1, classes=4)}, "holds the label 4, which"),
         ({"labels": np.full((13, 14, 9), -1, dtype=np.int16)}, "holds the label -1, which"),
         ({"labels": np.full((13, 14, 9), 70000, dtype=np.int32)}, "holds the label 70000, which"),
@@ -244,7 +252,7 @@ def test_reference_that_does_not_state_its_position(folders: tuple[Path, Path]) 
     expected = score_arrays("nnunet", *masks, SPACING, "binary", {"foreground": 1.0})
     assert evaluation.cases[1].metrics["class 1"] == pytest.approx(expected.metrics["foreground"])
     change(folders, labels=random_labels(101), spacing=(0.8, 0.9, 2.0))
-    refuse("has the spacing (0.8, 0.9, 2), its reference (0.8, 0.9, 2.5)", *command(folders, "--overwrite"))
+    refuse("its spacing is 0.8 x 0.9 x 2 mm instead of 0.8 x 0.9 x 2.5 mm", *command(folders, "--overwrite"))
 
 
 def test_fourth_axis_of_one_entry_is_none(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -281,10 +289,10 @@ def test_hidden_files_are_left_alone(folders: tuple[Path, Path]) -> None:
 def test_files_that_are_no_label_maps_are_named(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "colours.nii.gz", np.zeros((4, 5, 6), dtype=[(c, np.uint8) for c in "RGB"]))
     with pytest.raises(UserError, match=r"colours\.nii\.gz holds .* instead of plain numbers"):
-        images.read_label_image(path)
+        read_label_image(path)
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 3), np.uint8), isVector=True), tmp_path / "vectors.mha")
-    with pytest.raises(UserError, match=r"vectors\.mha cannot be read as an image \(it has several channels\)"):
-        images.read_label_image(tmp_path / "vectors.mha")
+    with pytest.raises(UserError, match=r"vectors\.mha holds several channels instead of plain numbers"):
+        read_label_image(tmp_path / "vectors.mha")
 
 
 def test_damaged_files_are_named(folders: tuple[Path, Path]) -> None:
@@ -412,12 +420,16 @@ def test_parallel_work_gives_the_same_in_order(folders: tuple[Path, Path], tmp_p
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="looks for processes in /proc")
-def test_killed_in_the_middle(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_in_the_middle(tmp_path: Path, kind: signal.Signals) -> None:
     folders = make_folders(tmp_path, 30, shape=(60, 60, 40))
     before = sorted(folders[1].iterdir())
     arguments = [part if part != "1" else "2" for part in command(folders)]
     killed = subprocess.Popen(
-        [sys.executable, "-m", "nnunetv2_ext.cli", *arguments], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "nnunetv2_ext.cli", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     shown = b""
     while b" 1/30" not in shown:
@@ -425,9 +437,8 @@ def test_killed_in_the_middle(tmp_path: Path) -> None:
     workers = Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()
     assert len(workers) >= 2
     assert killed.poll() is None
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    killed.stderr.close()
+    killed.send_signal(kind)
+    killed.communicate(timeout=60)
     until = time.monotonic() + 60
     while any(Path(f"/proc/{worker}/fd").is_dir() and is_alive(worker) for worker in workers):
         assert time.monotonic() < until, "a worker outlives its parent"
@@ -446,7 +457,7 @@ def is_alive(process: str) -> bool:
 
 def test_images_are_read_as_they_are(tmp_path: Path) -> None:
     labels = random_labels(3)
-    read = images.read_label_image(write_nifti(tmp_path / "a.nii.gz", labels.astype(">i2")))
+    read = read_label_image(write_nifti(tmp_path / "a.nii.gz", labels.astype(">i2")))
     assert np.array_equal(read.labels, labels)
     assert read.labels.flags.c_contiguous
     assert read.spacing == pytest.approx(SPACING)

@@ -102,7 +102,7 @@ BAD_PREDICTIONS = {
     "has the label 14": {"label": 14},
     "has 24 x 24 x 7 voxels, but its image img0070.nii.gz has 24 x 24 x 8": {"slices": 7},
     "lies elsewhere than its image img0070.nii.gz": {"origin": (0.0, 0.0, 0.0)},
-    "(spacing, origin or direction differ)": {"spacing": (1.0, 1.0, 1.0)},
+    "(its spacing is 1 x 1 x 1 mm instead of": {"spacing": (1.0, 1.0, 1.0)},
     "has values between whole numbers": {"scale": 0.3},
 }
 
