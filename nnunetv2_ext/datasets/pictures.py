@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import tifffile
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from nnunetv2_ext.datasets.source import Case
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.images.pictures import open_picture
 
 __all__ = ["THRESHOLD", "instance_mask", "read_mask", "read_picture", "write_case"]
 
@@ -19,50 +19,13 @@ WHITE, THRESHOLD = 255, 128
 MOST_GREY, NEARLY = 0.05, 64
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        picture = Image.open(path)
-        picture.load()
-    except UnidentifiedImageError as error:
-        if (picture := _read_unnamed_colours(path)) is None:
-            raise UserError(f"{path} cannot be read as a picture ({error}): download or unpack it again.") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
-        raise UserError(f"{path} cannot be read as a picture ({error}): download or unpack it again.") from error
-    return picture
-
-
-def _read_unnamed_colours(path: Path) -> Image.Image | None:
-    """Read a TIFF of three or four samples of 8 bits that calls itself black and white; None for any other file.
-
-    CVC-ClinicDB's pictures are such files (PhotometricInterpretation BlackIsZero), which Pillow does not know. All else
-    is left to Pillow, because it decodes every compression.
-    """
-    # Damage shows in tifffile as errors of many types, and as a file without pages.
-    try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
-            array = page.asarray()
-            samples_first = page.axes == "SYX"
-            if page.photometric != tifffile.PHOTOMETRIC.MINISBLACK or page.axes not in ("YXS", "SYX"):
-                return None
-    except Exception:
-        return None
-    if samples_first:
-        array = np.moveaxis(array, 0, -1)
-    if array.dtype != np.uint8 or array.shape[-1] not in (3, 4):
-        return None
-    return Image.fromarray(np.ascontiguousarray(array[..., :3]))
-
-
 def read_picture(path: Path) -> Image.Image:
     """Read a picture as RGB with 8 bits a channel; an alpha channel is left out.
 
     Raises:
         UserError: if it cannot be read, or is no picture with 8 bits a channel.
     """
-    picture = _open(path)
+    picture = open_picture(path)
     if picture.mode not in ("RGB", "RGBA", "L", "P"):
         raise UserError(f"{path} is a picture of the kind {picture.mode}, not RGB with 8 bits: take the original file.")
     return picture.convert("RGB")
@@ -70,7 +33,7 @@ def read_picture(path: Path) -> Image.Image:
 
 def _grey(path: Path) -> np.ndarray:
     """Read a mask as grey values of 8 bits, (Y, X); of several channels the first."""
-    picture = _open(path)
+    picture = open_picture(path)
     if picture.mode in ("1", "P"):
         picture = picture.convert("RGB" if picture.mode == "P" else "L")
     array = np.asarray(picture)
@@ -87,7 +50,7 @@ def instance_mask(path: Path) -> np.ndarray:
     Raises:
         UserError: if the file holds colours instead of numbers.
     """
-    picture = _open(path)
+    picture = open_picture(path)
     if picture.mode not in ("1", "L", "P", "I", "I;16"):
         raise UserError(f"{path} holds colours ({picture.mode}), not one number for each instance: it is another file.")
     # The number of an instance is the palette's index, so the palette is not applied.

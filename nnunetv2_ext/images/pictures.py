@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import tifffile
+from PIL import Image, UnidentifiedImageError
 
 from nnunetv2_ext.errors import UserError
 
@@ -21,11 +22,37 @@ def open_picture(path: Path) -> Image.Image:
     try:
         picture = Image.open(path)
         picture.load()
+    except UnidentifiedImageError as error:
+        if (picture := _read_unnamed_colours(path)) is None:
+            raise UserError(f"{path} cannot be read as a picture ({error}): download or unpack it again.") from error
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise UserError(f"{path} cannot be read as a picture ({error}): download or unpack it again.") from error
     return picture
+
+
+def _read_unnamed_colours(path: Path) -> Image.Image | None:
+    """Read a TIFF of three or four samples of 8 bits that calls itself black and white; None for any other file.
+
+    CVC-ClinicDB's pictures are such files (PhotometricInterpretation BlackIsZero), which Pillow does not know. All else
+    is left to Pillow, because it decodes every compression.
+    """
+    # Damage shows in tifffile as errors of many types, and as a file without pages.
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages.first
+            array = page.asarray()
+            samples_first = page.axes == "SYX"
+            if page.photometric != tifffile.PHOTOMETRIC.MINISBLACK or page.axes not in ("YXS", "SYX"):
+                return None
+    except Exception:
+        return None
+    if samples_first:
+        array = np.moveaxis(array, 0, -1)
+    if array.dtype != np.uint8 or array.shape[-1] not in (3, 4):
+        return None
+    return Image.fromarray(np.ascontiguousarray(array[..., :3]))
 
 
 def read_grey(path: Path) -> np.ndarray:
