@@ -99,6 +99,7 @@ class SafeStopMixin(_Trainer):
     With several GPUs all ranks stop together if one of them got the signal; rank 0 saves.
     """
 
+    save_every: int
     _asked_to_stop: bool = False
 
     def run_training(self) -> None:
