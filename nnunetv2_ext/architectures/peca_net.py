@@ -12,16 +12,16 @@ residual convolution block. Decoder stages add the encoder's feature of the same
 Shape legend: B batch, C channels of a stage, h heads, d = C / h, N tokens (positions of the grid in C order, last axis
 fastest), P memory units of the spatial branch.
 
-Memory: the attention layer is recomputed in the backward pass, because its maps of P x N per head are most of what it
-would keep and a few percent of the work. `checkpointing=True` recomputes the two full-resolution blocks too. Nothing
-with batch norm is recomputed: its running statistics would be updated twice a step.
+Memory: what is large and cheap is recomputed in the backward pass: the attention's maps of P x N per head, and norms
+and activations at full resolution. `checkpointing=True` recomputes the attention layers and the two full-resolution
+blocks whole. Nothing with batch norm is recomputed: its running statistics would be updated twice a step.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -30,14 +30,14 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry, stage_grids
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.dropout import apply_rate, check_rates, draw_mask
+from nnunetv2_ext.architectures.layers.recompute import checkpoint, is_captured, recompute
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 
 __all__ = ["PRESETS", "PECANet", "PairedAttention", "ParallelInteraction"]
 
 MAX_STAGES = 4
 MAX_HEADS = 2
-NORMALISATION_EPS = 1e-9
 UNIT_LENGTH_EPS = 1e-12
 
 
@@ -111,51 +111,115 @@ class PairedAttention(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Attend with all maps as (channels, B N): no product needs a copy of its factors, or one factor per sample."""
         batch, n_tokens, channels = tokens.shape
-        query = self.query.weight @ tokens.transpose(1, 2)  # (B, C, N)
-        query = query.view(batch, self.num_heads, channels // self.num_heads, n_tokens)
-        # Scaling a row of Q to unit length is a factor per channel: the small tensor on its other side takes it.
-        unit_length = torch.linalg.vector_norm(query, dim=-1).clamp_min(UNIT_LENGTH_EPS).reciprocal()  # (B, h, d)
-        return torch.cat(
+        quarter = channels // 4
+        linear = (self.query, self.spatial_gate_in, self.channel_gate_in)
+        weight = torch.cat([_precise(layer.weight) for layer in linear])
+        bias = torch.cat([tokens.new_zeros(channels), *(_precise(layer.bias) for layer in linear[1:])])
+        maps = torch.addmm(bias[:, None], weight, tokens.flatten(0, 1).t())  # (C + C / 4 + C / 4, B N)
+        query, spatial, channel = maps.split((channels, quarter, quarter))
+        # The rows of Q and of the key memory are scaled to unit length at once.
+        rows = torch.cat((query.reshape(channels * batch, n_tokens), _precise(self.key_memory)))
+        query, keys = _scale_to_unit_length(rows).split((channels * batch, len(self.key_memory)))
+        query = query.view(self.num_heads, -1, batch, n_tokens)
+        mixed = torch.cat(
             (
-                self.spatial_out(self._attend_positions(query, unit_length)),
-                self._gate_positions(tokens),
-                self.channel_out(self._attend_channels(query, unit_length)),
-                self._gate_channels(tokens),
-            ),
-            dim=-1,
+                _map_rows(self.spatial_out, self._attend_positions(query)),
+                self._gate_positions(spatial),
+                _map_rows(self.channel_out, self._attend_channels(query, keys)),
+                self._gate_channels(channel.unflatten(1, (batch, n_tokens))),
+            )
         )
+        return mixed.view(channels, batch, n_tokens).permute(1, 2, 0)
 
-    def _attend_positions(self, query: Tensor, unit_length: Tensor) -> Tensor:
+    def _attend_positions(self, query: Tensor) -> Tensor:
         """Attend over P memory units: softmax over the tokens, then each token's weights divided by their sum."""
-        batch, _, head_size, n_tokens = query.shape
-        keys = self.key_projection(self.key_memory)  # (d, P), from the key memory as it is, not at unit length
-        keys = self.spatial_temperature * keys.T * unit_length[:, :, None, :]  # (B, h, P, d)
-        weights = torch.softmax(keys @ query, dim=-1)  # (B, h, P, N)
-        total = weights.sum(dim=2, keepdim=True) + NORMALISATION_EPS
-        values = self.spatial_memory @ self.dropout(weights) / total  # (B, h, d, N)
+        n_heads, head_size, batch, n_tokens = query.shape
+        projection, dropout = self.key_projection, self.dropout
+        # From the key memory as it is, not at unit length.
+        keys = F.linear(_precise(self.key_memory), _precise(projection.weight), _precise(projection.bias))  # (d, P)
+        keys = (_precise(self.spatial_temperature).flatten(1) @ keys.view(1, -1)).view(n_heads, head_size, -1)
+        memory = apply_rate(_precise(self.spatial_memory), dropout)
+        mask = draw_mask(dropout, (n_heads, keys.shape[2], batch, n_tokens), query.device)
+        values = recompute(_attend_over_units, query, keys, memory, mask)  # (h, d, B, N)
         if self.aligned_heads:
-            return values.reshape(batch, -1, n_tokens).transpose(1, 2)
-        return values.transpose(1, 2).reshape(batch, n_tokens, self.num_heads * head_size)
+            return values.reshape(n_heads * head_size, batch * n_tokens)
+        # The authors' order: the (d, h, N) values of a sample are read as (N, C).
+        return values.permute(2, 1, 0, 3).reshape(batch * n_tokens, n_heads * head_size).t()
 
-    def _attend_channels(self, query: Tensor, unit_length: Tensor) -> Tensor:
+    def _attend_channels(self, query: Tensor, keys: Tensor) -> Tensor:
         """Attend over d memory channels: softmax over the query channels, then division by the sum over the memory."""
-        batch, _, _, n_tokens = query.shape
-        keys = F.normalize(self.key_memory, dim=-1, eps=UNIT_LENGTH_EPS)  # (d, N)
-        scores = self.channel_temperature * unit_length[..., None] * (query @ keys.T)  # (B, h, d, d)
-        weights = torch.softmax(scores, dim=2)
-        weights = weights / (weights.sum(dim=3, keepdim=True) + NORMALISATION_EPS)
-        values = self.dropout(weights) @ self.channel_memory  # (B, h, d, N)
-        return values.reshape(batch, -1, n_tokens).transpose(1, 2)
+        n_heads, head_size, batch, n_tokens = query.shape
+        scores = (query.flatten(0, 2) @ keys.t()).view(n_heads, 1, -1)
+        scores = torch.bmm(_precise(self.channel_temperature), scores).view(n_heads, head_size, batch, head_size)
+        weights = self.dropout(_normalise_twice(scores, first=1, second=3))
+        values = weights.flatten(0, 2) @ _precise(self.channel_memory)
+        return values.view(n_heads * head_size, batch * n_tokens)
 
-    def _gate_positions(self, tokens: Tensor) -> Tensor:
-        features = self.spatial_gate_in(tokens)  # (B, N, C / 4)
-        return features * torch.sigmoid(self.spatial_gate(features))
+    def _gate_positions(self, features: Tensor) -> Tensor:
+        return features * torch.sigmoid(_precise(self.spatial_gate.weight) @ features)  # (C / 4, B N)
 
-    def _gate_channels(self, tokens: Tensor) -> Tensor:
-        features = self.channel_gate_in(tokens)  # (B, N, C / 4)
+    def _gate_channels(self, features: Tensor) -> Tensor:
         # The authors put nothing between squeeze and excitation.
-        return features * torch.sigmoid(self.channel_excite(self.channel_squeeze(features.mean(dim=1, keepdim=True))))
+        squeezed = _precise(self.channel_squeeze.weight) @ features.mean(dim=2)  # (C / 8, B)
+        excited = torch.sigmoid(_precise(self.channel_excite.weight) @ squeezed)
+        return (features * excited[..., None]).flatten(1)
+
+
+def _precise(table: Tensor) -> Tensor:
+    """Give a parameter of a network in half precision as float32, and any other as it is."""
+    return table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
+
+
+def _map_rows(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a linear layer to features that are rows: (in, positions) to (out, positions)."""
+    return torch.addmm(_precise(layer.bias)[:, None], _precise(layer.weight), x)
+
+
+class _UnitLength(torch.autograd.Function):
+    """`F.normalize` of rows with a backward pass of four operators, where autograd takes ten."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(UNIT_LENGTH_EPS)
+        unit = x / length
+        ctx.save_for_backward(unit, length)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        unit, length = ctx.saved_tensors
+        along = (gradient * unit).sum(dim=-1, keepdim=True)
+        return torch.addcmul(gradient, along, unit, value=-1) / length
+
+
+def _scale_to_unit_length(x: Tensor) -> Tensor:
+    """Scale rows to unit length; one of no length stays at zero."""
+    return F.normalize(x, dim=-1, eps=UNIT_LENGTH_EPS) if is_captured() else _UnitLength.apply(x)
+
+
+def _normalise_twice(scores: Tensor, *, first: int, second: int) -> Tensor:
+    """Apply a softmax over one axis, then divide by the sum over another.
+
+    In one formula that is a softmax over the second axis of the logarithms of the first. The authors add 1e-9 to the
+    sum, which is near P / N; all values are smaller by that part then, about one in two million.
+    """
+    return torch.softmax(torch.log_softmax(scores, dim=first), dim=second)
+
+
+def _attend_over_units(query: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+    """Compute the values of the attention across positions; what is recomputed, for its maps of P x N per head.
+
+    Shape:
+        query (h, d, B, N), keys (h, d, P), memory (d, P) and mask (h, P, B, N) to (h, d, B, N).
+    """
+    n_heads, _, batch, n_tokens = query.shape
+    scores = torch.bmm(keys.transpose(1, 2), query.flatten(2)).unflatten(2, (batch, n_tokens))
+    weights = _normalise_twice(scores, first=3, second=1)
+    if mask is not None:
+        weights = weights * mask
+    return torch.bmm(memory.expand(n_heads, -1, -1), weights.flatten(2)).unflatten(2, (batch, n_tokens))
 
 
 class ResidualConvBlock(nn.Module):
@@ -165,7 +229,8 @@ class ResidualConvBlock(nn.Module):
         in_channels: channels of the input.
         out_channels: channels of the output.
         spatial_dims: 2 or 3.
-        norm: class of the norm layers.
+        norm: class of the norm layers. Where they keep no statistics, norms and activations are recomputed in the
+            backward pass.
 
     Shape:
         (B, in_channels, *grid) to (B, out_channels, *grid).
@@ -183,10 +248,26 @@ class ResidualConvBlock(nn.Module):
             self.conv3 = conv(in_channels, out_channels, 1, bias=False)
             self.norm3 = norm(out_channels)
 
+        self.run = _apply if getattr(self.norm1, "track_running_stats", False) else recompute
+
     def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.join, self.convolve(x), x)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """Apply both convolutions, and what is between them."""
+        return self.run(self._second, self.conv1(x))
+
+    def _second(self, x: Tensor) -> Tensor:
+        return self.conv2(F.leaky_relu(self.norm1(x), 0.01, inplace=True))
+
+    def join(self, convolved: Tensor, x: Tensor) -> Tensor:
+        """Add the block's input to what `convolve` made of it."""
         residual = self.norm3(self.conv3(x)) if self.projects else x
-        x = F.leaky_relu(self.norm1(self.conv1(x)), 0.01, inplace=True)
-        return F.leaky_relu(self.norm2(self.conv2(x)) + residual, 0.01, inplace=True)
+        return F.leaky_relu(self.norm2(convolved) + residual, 0.01, inplace=True)
+
+
+def _apply(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    return function(*inputs)
 
 
 class ParallelInteraction(nn.Module):
@@ -205,6 +286,7 @@ class ParallelInteraction(nn.Module):
         attention_dropout: rate on the attention maps.
         conv_dropout: rate at which whole channels are zeroed before G.
         aligned_heads: see `PairedAttention`.
+        checkpointing: recompute all of the attention.
 
     Shape:
         (B, C, *grid) to (B, C, *grid).
@@ -221,8 +303,10 @@ class ParallelInteraction(nn.Module):
         attention_dropout: float,
         conv_dropout: float,
         aligned_heads: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        self.checkpointing = checkpointing
         spatial_dims, tokens = len(grid), math.prod(grid)
         self.position = nn.Parameter(torch.zeros(1, tokens, channels))
         self.norm = nn.LayerNorm(channels)
@@ -245,16 +329,19 @@ class ParallelInteraction(nn.Module):
         self.mix = nd.conv(spatial_dims)(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = recompute(self._attend, x)
+        x = checkpoint(self._attend, x) if self.checkpointing else self._attend(x)
         return x + self.mix(self.dropout(self.convs(x)))
 
     def _attend(self, x: Tensor) -> Tensor:
         # In half precision the attention would learn nothing: softmax values over N tokens are near 1 / N, below fp16's
         # normal range, and what g = 1e-6 leaves of the gradient is exactly zero.
         with torch.autocast(device_type=x.device.type, enabled=False):
-            tokens = x.float().flatten(2).transpose(1, 2) + self.position  # (B, N, C)
-            tokens = tokens + self.layer_scale * self.attention(self.norm(tokens))
-            return tokens.transpose(1, 2).reshape(x.shape)
+            tokens = _precise(self.position) + x.flatten(2).transpose(1, 2)  # (B, N, C)
+            normed = F.layer_norm(
+                tokens, tokens.shape[-1:], _precise(self.norm.weight), _precise(self.norm.bias), self.norm.eps
+            )
+            tokens = tokens + _precise(self.layer_scale) * self.attention(normed)
+            return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class EncoderStage(nn.Module):
@@ -334,16 +421,20 @@ class Decoder(nn.Module):
         features = [skips[-1]]
         for stage, skip in zip(self.stages, reversed(skips[:-1]), strict=True):
             features.append(stage(features[-1], skip))
-        full = self.upsample(features[-1]) + self._full_resolution(self.input_skip, x)
-        logits = self.seg_layers[0](self._full_resolution(self.output_block, full))
+        skip = checkpoint(self.input_skip, x) if self.checkpointing else self.input_skip(x)
+        full = self.upsample(features[-1]) + skip
+        logits = checkpoint(self._predict, full) if self.checkpointing else self._predict(full)
         if not self.deep_supervision or len(self.seg_layers) == 1:
             return logits
         finest_first = reversed(features)
         heads = self.seg_layers[1:]
         return [logits, *(head(feature) for head, feature in zip(heads, finest_first, strict=False))]
 
-    def _full_resolution(self, block: ResidualConvBlock, x: Tensor) -> Tensor:
-        return recompute(block, x) if self.checkpointing else block(x)
+    def _predict(self, full: Tensor) -> Tensor:
+        return recompute(self._map_to_classes, self.output_block.convolve(full), full)
+
+    def _map_to_classes(self, convolved: Tensor, full: Tensor) -> Tensor:
+        return self.seg_layers[0](self.output_block.join(convolved, full))
 
 
 class PECANet(SegmentationNetwork):
@@ -371,7 +462,8 @@ class PECANet(SegmentationNetwork):
         head_kernels: kernel = stride of each auxiliary head, finest first; the first reads the finest decoder feature.
         auxiliary_heads: build those heads, for deep supervision.
         aligned_heads: put each head's result at its own channels; not what the authors ran.
-        checkpointing: recompute the full-resolution blocks in the backward pass: same numbers, less memory.
+        checkpointing: recompute the full-resolution blocks and the attention layers in the backward pass: same numbers,
+            less memory.
         deep_supervision: initial state of `decoder.deep_supervision`. Heads that it leaves unused are frozen.
 
     Raises:
@@ -404,6 +496,7 @@ class PECANet(SegmentationNetwork):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
+        check_rates(attention_dropout=attention_dropout, conv_dropout=conv_dropout)
         strides = [tuple(stem_stride), *(tuple(stride) for stride in stage_strides)]
         n_stages = len(strides)
         depths = (3,) * n_stages if depths is None else tuple(depths)
@@ -429,6 +522,7 @@ class PECANet(SegmentationNetwork):
                 "attention_dropout": attention_dropout,
                 "conv_dropout": conv_dropout,
                 "aligned_heads": aligned_heads,
+                "checkpointing": checkpointing,
             }
 
         self.encoder = Encoder(

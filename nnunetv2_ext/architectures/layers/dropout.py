@@ -7,7 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["apply_mask", "draw_mask"]
+__all__ = ["apply_mask", "apply_rate", "check_rates", "draw_mask"]
+
+
+def check_rates(**rates: float) -> None:
+    """Check rates of dropout by their names.
+
+    Raises:
+        ValueError: for a rate outside of [0, 1): at 1 nothing is left, and the rest would be scaled by infinity.
+    """
+    for name, rate in rates.items():
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name} is {rate}; a rate must be at least 0 and below 1.")
 
 
 def draw_mask(dropout: nn.Dropout, shape: Sequence[int], device: torch.device) -> Tensor | None:
@@ -26,10 +37,19 @@ def draw_mask(dropout: nn.Dropout, shape: Sequence[int], device: torch.device) -
     return torch.empty(tuple(shape), dtype=torch.bool, device=device).bernoulli_(1 - dropout.p)
 
 
+def apply_rate(x: Tensor, dropout: nn.Dropout) -> Tensor:
+    """Scale by 1 / (1 - rate) in training; a factor of what is masked may take it, where that is the smaller tensor.
+
+    Shape:
+        x to the same.
+    """
+    return x * (1 / (1 - dropout.p)) if dropout.training and dropout.p else x
+
+
 def apply_mask(x: Tensor, mask: Tensor | None, dropout: nn.Dropout) -> Tensor:
     """Zero what a mask of `draw_mask` does not keep, and scale the rest by 1 / (1 - rate), as the dropout itself does.
 
     Shape:
         x to the same.
     """
-    return x if mask is None else x * mask * (1 / (1 - dropout.p))
+    return x if mask is None else apply_rate(x * mask, dropout)
