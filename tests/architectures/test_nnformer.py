@@ -317,11 +317,11 @@ def test_position_index() -> None:
     with torch.device("meta"):
         exact = small_network(position_index="exact").state_dict()
     assert {n: t.shape for n, t in network.state_dict().items()} == {n: t.shape for n, t in exact.items()}
-    rows = [stage.blocks[0].attention.position.index.unique().numel() for stage in network.encoder.stages]
+    rows = [stage.blocks[0].attention.position.rows.unique().numel() for stage in network.encoder.stages]
     # Of 125, 343, 27 and 3 offsets.
     assert rows == [57, 115, 19, 3]
     in_2d = small_network(patch_size=(32, 32), windows=(4, 4, 2, 1))
-    assert in_2d.encoder.stages[0].blocks[0].attention.position.index.unique().numel() == 7 * 7
+    assert in_2d.encoder.stages[0].blocks[0].attention.position.rows.unique().numel() == 7 * 7
 
 
 def test_no_weight_decay_on_norms_biases_and_position_tables() -> None:

@@ -41,7 +41,9 @@ MASKED = -100.0
 # enough to keep the device busy and few enough for its memory.
 SCORES_AT_A_TIME = {"cpu": 2**20, "cuda": 2**25, "xpu": 2**25, "mps": 2**23}
 SCORES_ELSEWHERE = 2**23
-# Of the fused kernel: it writes the gradient of P for each window before all are added up.
+# Types of devices that have the fused kernel.
+FUSED_ON = frozenset({"cuda"})
+# Scores of the fused kernel at a time: it writes the gradient of P for each window before all are added up.
 FUSED_SCORES_AT_A_TIME = 2**28
 # Windows that one start of the kernel can take.
 FUSED_WINDOWS_AT_A_TIME = 2**16 - 1
@@ -100,7 +102,7 @@ def choose_backend(query: Tensor) -> str:
     # `is_exporting` is new in torch 2.7.
     if torch.jit.is_tracing() or getattr(torch.compiler, "is_exporting", bool)():
         return "plain"
-    if query.is_cuda and _fused_is_right(query.device, query.dtype):
+    if query.device.type in FUSED_ON and _fused_is_right(query.device, query.dtype):
         return "fused"
     return "operator"
 
