@@ -27,8 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.recompute import recompute
-from nnunetv2_ext.architectures.layers.resize import average_to, interpolate_to
+from nnunetv2_ext.architectures.layers.recompute import checkpoint, recompute
+from nnunetv2_ext.architectures.layers.resize import Interpolation, average_to, interpolate_to
 
 __all__ = [
     "DCA",
@@ -270,12 +270,27 @@ class MapUpdate(nn.Module):
     The 1-wide convolution `mix` comes before the interpolation; in exact arithmetic their order is free, as
     interpolation weights sum to one, and on the grid it costs a fraction.
 
+    Args:
+        channels: C_i.
+        spatial_dims: 2 or 3.
+        norm: the output's norm.
+        activation: the output's activation.
+        interpolation: from the grid to the map's size, where both are known.
+
     Shape:
         map E (B, C_i, *size) and tokens (B, P, C_i) to (B, C_i, *size).
     """
 
-    def __init__(self, channels: int, spatial_dims: int, norm: nn.Module, activation: nn.Module) -> None:
+    def __init__(
+        self,
+        channels: int,
+        spatial_dims: int,
+        norm: nn.Module,
+        activation: nn.Module,
+        interpolation: Interpolation | None = None,
+    ) -> None:
         super().__init__()
+        self.interpolation = interpolation
         self.mix = nd.conv(spatial_dims)(channels, channels, 1)
         self.norm = norm
         self.activation = activation
@@ -294,8 +309,14 @@ class MapUpdate(nn.Module):
         norm.num_batches_tracked.add_(1)
         return output
 
+    def _add_interpolated(self, feature: Tensor, coarse: Tensor) -> Tensor:
+        known, sizes = self.interpolation, (tuple(coarse.shape[2:]), tuple(feature.shape[2:]))
+        if known is not None and (known.grid, known.size) == sizes:
+            return known(coarse, plus=feature)
+        return interpolate_to(coarse, feature.shape[2:], plus=feature)
+
     def _update(self, feature: Tensor, coarse: Tensor) -> Tensor:
-        x = interpolate_to(coarse, feature.shape[2:], plus=feature)
+        x = self._add_interpolated(feature, coarse)
         norm = self.norm
         if type(norm) is not nd.instance_norm(x.ndim - 2) or norm.track_running_stats:
             return self.activation(norm(x))
@@ -310,7 +331,7 @@ class MapUpdate(nn.Module):
         """Give the batch's statistics too, without touching the norm's state: a momentum of 1 hands them out whole."""
         norm = self.norm
         mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
-        x = interpolate_to(coarse, feature.shape[2:], plus=feature)
+        x = self._add_interpolated(feature, coarse)
         x = F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=True, momentum=1.0, eps=norm.eps)
         return self.activation(x), mean, variance
 
@@ -441,8 +462,14 @@ class DCA(nn.Module):
             {"inplace": True} if activation_kwargs is None and activation is nn.ReLU else activation_kwargs
         )
         self.updates = nn.ModuleList(
-            MapUpdate(width, spatial_dims, norm(width, **norm_kwargs or {}), activation(**activation_kwargs or {}))
-            for width in channels
+            MapUpdate(
+                width,
+                spatial_dims,
+                norm(width, **norm_kwargs or {}),
+                activation(**activation_kwargs or {}),
+                None if map_sizes is None else Interpolation(self.token_grid or map_sizes[-1], size),
+            )
+            for width, size in zip(channels, map_sizes or [None] * len(channels), strict=True)
         )
 
     def _windows(self, map_sizes: Sequence[Sequence[int]] | None, *, whole: bool) -> list[tuple[int, ...] | None]:
@@ -480,7 +507,7 @@ class DCA(nn.Module):
         for stage, (feature, project) in enumerate(zip(maps, self.token_projections, strict=True)):
             patches = self.patch_convs[stage](feature) if self.patch_convs else average_to(feature, grid)
             tokens.append(project(patches.flatten(2).transpose(1, 2)))  # (B, P, C_i)
-        tokens = recompute(self._attend, *tokens) if self.checkpointing else self._attend(*tokens)
+        tokens = checkpoint(self._attend, *tokens) if self.checkpointing else self._attend(*tokens)
         return [update(feature, x, grid) for update, feature, x in zip(self.updates, maps, tokens, strict=True)]
 
     def _attend(self, *tokens: Tensor) -> list[Tensor]:
