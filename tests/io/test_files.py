@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,7 @@ def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
 
 WRITER = """
 import os, sys, time
+from contextlib import suppress
 from pathlib import Path
 from nnunetv2_ext.io.files import whole_file, whole_folder
 context = {"file": whole_file, "folder": whole_folder}[sys.argv[1]]
@@ -155,3 +157,29 @@ def test_forked_process_can_be_terminated_and_cleans_nothing_up(tmp_path: Path) 
         assert len(names(tmp_path)) == 2  # the folder and its lock
         process.terminate()
     assert names(tmp_path) == []
+
+
+POOLS = """
+import multiprocessing
+from contextlib import suppress
+from pathlib import Path
+from nnunetv2_ext.io.files import whole_folder
+if __name__ == "__main__":
+    with whole_folder(Path("result")):
+        for _ in range(20):
+            # More workers than work: some are ended in the instant of their start.
+            with multiprocessing.get_context("fork").Pool(8) as pool:
+                assert pool.map(abs, range(-3, 0)) == [3, 2, 1]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no such system call")
+def test_forked_pools_end_while_a_folder_is_written(tmp_path: Path) -> None:
+    """They waited for ever for a worker that had forgotten the signal to end."""
+    process = subprocess.Popen([sys.executable, "-c", POOLS], cwd=tmp_path, env=OWN_PACKAGE, start_new_session=True)
+    try:
+        assert process.wait(120) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
