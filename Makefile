@@ -47,7 +47,7 @@ lint: $(VENV)/.test-installed  ## style, format and types
 	$(BIN)/mypy
 
 benchmark: $(VENV)/.installed  ## measure cost, and write docs/benchmarks.md anew
-	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python -m benchmarks.cost
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) nnunetv2_ext_demo build *.egg-info

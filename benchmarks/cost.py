@@ -5,27 +5,26 @@ For each network, batch 1, float32 and training mode: parameters, the memory tha
 on one thread. The networks of one table take turns, so that a change of the machine's speed meets all of them; the
 ratio to the first row in the same run is what to compare.
 
-Usage: python benchmarks/cost.py [TABLE ...] [--rounds N] [--dry-run]
+Usage: python -m benchmarks.cost [TABLE ...] [--rounds N] [--dry-run]
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import re
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import Tensor, nn
 
+from benchmarks.page import write_block
 from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.da_transunet import DATransUNet
 from nnunetv2_ext.architectures.danie import DANIE
@@ -45,7 +44,6 @@ from nnunetv2_ext.architectures.unets.unet import UNet
 from nnunetv2_ext.architectures.unets.vnet import VNet
 from nnunetv2_ext.io.tables import format_table
 
-PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 PATCH_3D = PRESETS["synapse"]["patch_size"]
 
 # What nnU-Net's planner makes for the Synapse patch at 3 x 0.76 x 0.76 mm.
@@ -250,16 +248,7 @@ def main() -> None:
         text = measure(COMPARISONS[name], arguments.rounds)
         print(f"{name}: {text}\n", flush=True)
         if not arguments.dry_run:
-            begin, end = f"<!-- cost {name} -->", f"<!-- /cost {name} -->"
-            page, found = re.subn(
-                f"{begin}.*?{end}",
-                lambda _, block=f"{begin}\n{text}\n{end}": block,
-                PAGE.read_text(encoding="utf-8"),
-                flags=re.DOTALL,
-            )
-            if not found:
-                raise SystemExit(f"{PAGE} has no place {begin} ... {end} for this table.")
-            PAGE.write_text(page, encoding="utf-8")
+            write_block(f"cost {name}", text)
 
 
 if __name__ == "__main__":

@@ -70,11 +70,14 @@ def test_info_of_explicit_sizes(capsys: pytest.CaptureFixture[str]) -> None:
         "1 x 64 x 128 x 128 (padding: none)",
         "46,18",
         "G (forward pass",
+        "882 MiB (float32), ",
         "MiB for the batch of 4",
+        "MiB (under autocast)",
     ):
         assert words in shown
     assert "32 x 32 x 32" in shown
     assert "output weights 0.571, 0.286, 0.143" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 100
 
 
 def test_info_builds_the_network_once(

@@ -25,12 +25,21 @@ class Cost:
         trainable_parameters: those that training changes.
         multiply_adds: of convolutions and matrix products.
         kept_bytes: of the distinct storages that autograd keeps for the backward pass, parameters not counted.
+        autocast_fixed_bytes: the same under autocast to float16, as far as the batch does not change it: copies of
+            weights.
+        autocast_sample_bytes: the same under autocast, per sample.
     """
 
     parameters: int
     trainable_parameters: int
     multiply_adds: int
     kept_bytes: int
+    autocast_fixed_bytes: int
+    autocast_sample_bytes: int
+
+    def autocast_bytes(self, batch_size: int) -> int:
+        """Return what is kept for the backward pass of a batch under autocast."""
+        return self.autocast_fixed_bytes + batch_size * self.autocast_sample_bytes
 
 
 def bytes_kept_for_backward(network: nn.Module, x: Tensor) -> int:
@@ -87,6 +96,9 @@ def estimate_cost(build: Callable[[], SegmentationNetwork], batch_size: int = 1)
         # torch does not count the products inside the fused attention of a CPU, so the plain one computes here.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
             network(x)
+        # Fake tensors on CUDA need a torch that was built for it, so that autocast is the CPU's here.
+        with torch.autocast("cpu", dtype=torch.float16):
+            one, two = (bytes_kept_for_backward(network, torch.empty(samples, *x.shape[1:])) for samples in (1, 2))
         return Cost(
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             trainable_parameters=sum(
@@ -95,4 +107,6 @@ def estimate_cost(build: Callable[[], SegmentationNetwork], batch_size: int = 1)
             # torch counts a multiply-add as two operations.
             multiply_adds=counter.get_total_flops() // 2,
             kept_bytes=bytes_kept_for_backward(network, x),
+            autocast_fixed_bytes=2 * one - two,
+            autocast_sample_bytes=two - one,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from nnunetv2_ext.plans.dataset import read_planned_dataset
 from nnunetv2_ext.trainers import find_own_trainer
 
 if TYPE_CHECKING:
+    from nnunetv2_ext.architectures.cost import Cost
     from nnunetv2_ext.architectures.geometry import Geometry
     from nnunetv2_ext.architectures.network import SegmentationNetwork
     from nnunetv2_ext.trainers.base import nnUNetTrainerExt
@@ -93,9 +95,6 @@ def describe_network(
     outputs = [
         " ".join(f"1/{stride}" if stride > 1 else "1" for stride in strides) for strides in network.output_strides
     ]
-    kept = f"{cost.kept_bytes / 2**20:,.0f} MiB"
-    if batch_size is not None:
-        kept += f"; about {batch_size * cost.kept_bytes / 2**20:,.0f} MiB for the batch of {batch_size}"
     facts = [
         ("network", f"{type(network).__name__}, {geometry.spatial_dims}D" + (f", for {title}" if title else "")),
         ("input", f"{input_channels} x {_size(geometry.patch_size)} (padding: {padding})"),
@@ -103,14 +102,22 @@ def describe_network(
         ("deep supervision", "; ".join(outputs[1:]) + " of the input" if outputs[1:] else "none"),
         ("parameters", f"{cost.parameters:,}"),
         ("multiply-adds", f"{cost.multiply_adds / 1e9:,.1f} G (forward pass, one sample)"),
-        ("kept for backward", f"{kept} (float32)"),
-        ("recipe", _describe_recipe(trainer, network)),
+        ("kept for backward", _kept(cost, 1)),
+        *([("", _kept(cost, batch_size, f" for the batch of {batch_size}"))] if batch_size is not None else []),
+        *zip(("recipe", "", ""), _describe_recipe(trainer, network), strict=True),
     ]
     if variant is not None:
         changes = {key: value for key, value in vars(variant).items() if value}
         facts.append(("variant", ", ".join(f"{key} {value}" for key, value in changes.items())))
     width = max(len(name) for name, _ in facts)
-    return "\n".join([trainer_name, *(f"  {name.ljust(width)}  {value}" for name, value in facts), "", table])
+    lines = [
+        line
+        for name, value in facts
+        for line in textwrap.wrap(
+            f"  {name.ljust(width)}  {value}", 100, subsequent_indent=" " * (width + 4), break_on_hyphens=False
+        )
+    ]
+    return "\n".join([trainer_name, *lines, "", table])
 
 
 def _describe_recipe(trainer: type[nnUNetTrainerExt], network: SegmentationNetwork) -> str:
@@ -118,16 +125,16 @@ def _describe_recipe(trainer: type[nnUNetTrainerExt], network: SegmentationNetwo
     initial_lr = variant.initial_lr if variant is not None and variant.initial_lr is not None else recipe.initial_lr
     momentum = f", Nesterov momentum {recipe.momentum}" if recipe.optimizer == "SGD" else ""
     warm_up = f"a warm-up over {recipe.warm_up:.0%} of the epochs and " if recipe.warm_up else ""
-    terms = f"{recipe.dice_weight:g} Dice + {recipe.cross_entropy_weight:g} cross-entropy"
-    text = (
-        f"{recipe.optimizer}{momentum}, learning rate {initial_lr:g} with {warm_up}poly decay, weight decay "
-        f"{recipe.weight_decay:g} (none on {len(network.parameters_without_weight_decay())} of "
-        f"{len(list(network.parameters()))} tensors), nnU-Net's loss ({terms})"
-    )
+    exempt, tensors = len(network.parameters_without_weight_decay()), len(list(network.parameters()))
+    loss = f"nnU-Net's loss ({recipe.dice_weight:g} Dice + {recipe.cross_entropy_weight:g} cross-entropy)"
     if len(network.output_strides) > 1:
         weights = recipe.output_weights(len(network.output_strides))
-        text += f" with output weights {', '.join(f'{weight:.3f}' for weight in weights)}"
-    return text
+        loss += f", output weights {', '.join(f'{weight:.3f}' for weight in weights)}"
+    return [
+        f"{recipe.optimizer}{momentum}, learning rate {initial_lr:g} with {warm_up}poly decay",
+        f"weight decay {recipe.weight_decay:g} (none on {exempt} of {tensors} tensors)",
+        loss,
+    ]
 
 
 def _stride(text: str) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunetv2_ext.architectures.cost import move_off_meta
+from nnunetv2_ext.architectures.cost import estimate_cost, move_off_meta
 
 
 def test_networks_with_modules_and_parameters_in_two_places_leave_the_meta_device() -> None:
@@ -23,3 +23,21 @@ def test_networks_with_modules_and_parameters_in_two_places_leave_the_meta_devic
     assert not network["tied"].weight.requires_grad
     assert network["encoder"] is network["decoder"][0]
     assert network["encoder"].state_dict().keys() == inner.state_dict().keys()
+
+
+class _OneConvolution(nn.Conv2d):
+    """A convolution of 2 to 3 channels that is asked what a network is asked."""
+
+    input_channels, patch_size = 2, (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__(2, 3, 3, bias=False)
+
+
+def test_memory_under_autocast_grows_with_the_batch_but_for_the_weights() -> None:
+    cost = estimate_cost(_OneConvolution)
+    assert cost.kept_bytes == 4 * 2 * 8 * 16
+    # The input and the weights, each as a copy in float16.
+    assert cost.autocast_sample_bytes == 2 * 2 * 8 * 16
+    assert cost.autocast_fixed_bytes == 2 * 3 * 2 * 3 * 3
+    assert cost.autocast_bytes(4) == 4 * cost.autocast_sample_bytes + cost.autocast_fixed_bytes
