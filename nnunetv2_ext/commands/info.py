@@ -14,7 +14,6 @@ from nnunetv2_ext.plans.dataset import read_planned_dataset
 from nnunetv2_ext.trainers import find_own_trainer
 
 if TYPE_CHECKING:
-    from nnunetv2_ext.architectures.cost import Cost
     from nnunetv2_ext.architectures.geometry import Geometry
     from nnunetv2_ext.architectures.network import SegmentationNetwork
     from nnunetv2_ext.trainers.base import nnUNetTrainerExt
@@ -120,7 +119,14 @@ def describe_network(
     return "\n".join([trainer_name, *lines, "", table])
 
 
-def _describe_recipe(trainer: type[nnUNetTrainerExt], network: SegmentationNetwork) -> str:
+def _kept(cost: Cost, batch_size: int, batch: str = "") -> str:
+    """Write what a forward pass keeps for the backward pass of a batch."""
+    exact, autocast = batch_size * cost.kept_bytes / 2**20, cost.autocast_bytes(batch_size) / 2**20
+    return f"{exact:,.0f} MiB{batch} (float32), {autocast:,.0f} MiB (under autocast)"
+
+
+def _describe_recipe(trainer: type[nnUNetTrainerExt], network: SegmentationNetwork) -> list[str]:
+    """Write the recipe: optimiser and schedule, weight decay, and loss."""
     recipe, variant = trainer.recipe, getattr(trainer, "variant", None)
     initial_lr = variant.initial_lr if variant is not None and variant.initial_lr is not None else recipe.initial_lr
     momentum = f", Nesterov momentum {recipe.momentum}" if recipe.optimizer == "SGD" else ""
