@@ -306,10 +306,9 @@ def test_readme_has_every_trainer_in_one_family() -> None:
 
 
 def test_first_screen_of_the_readme() -> None:
-    """What a stranger needs to decide, in 40 lines: the picture, the installation, a training, and the two targets."""
+    """What a stranger needs to decide, in 40 lines: the installation, a training, and the two targets."""
     screen = "\n".join(read(ROOT / "README.md").splitlines()[:40])
     for part in (
-        "docs/figures/demo.png",
         "pip install",
         "nnUNetv2_train",
         "make demo",

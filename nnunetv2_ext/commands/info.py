@@ -14,6 +14,7 @@ from nnunetv2_ext.plans.dataset import read_planned_dataset
 from nnunetv2_ext.trainers import find_own_trainer
 
 if TYPE_CHECKING:
+    from nnunetv2_ext.architectures.cost import Cost
     from nnunetv2_ext.architectures.geometry import Geometry
     from nnunetv2_ext.architectures.network import SegmentationNetwork
     from nnunetv2_ext.trainers.base import nnUNetTrainerExt
