@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.dropout import apply_mask, check_rates, draw_mask
+from nnunetv2_ext.architectures.layers.recompute import checkpoint, recompute
 from nnunetv2_ext.architectures.layers.window_attention import norms_biases_and_tables
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.architectures.reca import recurrent_attention, run_blocks
@@ -138,7 +139,7 @@ class ResNetStem(nn.Module):
         x = F.max_pool2d(x, 3, stride=2)
         for number, block in enumerate(self.blocks):
             for unit in block:
-                x = recompute(unit, x) if self.checkpointing else unit(x)
+                x = checkpoint(unit, x) if self.checkpointing else unit(x)
             if number == 0:
                 skips.insert(0, F.pad(x, (0, width // 4 - x.shape[3], 0, height // 4 - x.shape[2])))
             elif number == 1:
@@ -225,6 +226,7 @@ class DualAttention(nn.Module):
 
     def __init__(self, channels: int, *, dropout: float = 0.05, momentum: float = 0.95) -> None:
         super().__init__()
+        check_rates(channel_dropout=dropout)
         inner, norm = channels // INNER_FRACTION, {"eps": 1e-3, "momentum": momentum}
         self.position_in = conv_norm_relu(channels, inner, **norm)
         self.position_attention = PositionAttention(inner)
@@ -289,11 +291,13 @@ class TransformerLayer(nn.Module):
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         attended, state = self.attention(self.attention_norm(x), state)
         x = x + attended
+        hidden = self.fc1(self.mlp_norm(x))
+        kept = draw_mask(self.dropout, hidden.shape, hidden.device)
         # The recomputation ends before the second linear map, of which the backward pass needs only the input.
-        return x + self.dropout(recompute(self._contract, self.fc1(self.mlp_norm(x)))), state
+        return x + self.dropout(recompute(self._contract, hidden, kept)), state
 
-    def _contract(self, hidden: Tensor) -> Tensor:
-        return self.fc2(self.dropout(F.gelu(hidden)))
+    def _contract(self, hidden: Tensor, kept: Tensor | None) -> Tensor:
+        return self.fc2(apply_mask(F.gelu(hidden), kept, self.dropout))
 
 
 class Transformer(nn.Module):
@@ -475,6 +479,7 @@ class DATransUNet(SegmentationNetwork):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
+        check_rates(dropout=dropout)
         self.input_channels = input_channels
         self.patch_size = tuple(patch_size)
         if len(self.patch_size) != 2 or len(decoder_channels) != 4:

@@ -37,7 +37,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.rates import check_rate
+from nnunetv2_ext.architectures.layers.recompute import checkpoint, recompute
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 
 __all__ = [
@@ -60,7 +61,7 @@ NORMS = {"batch": nn.BatchNorm2d, "instance": functools.partial(nn.InstanceNorm2
 
 
 def _apply(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Apply a function as it is, in the place of `recompute`."""
+    """Apply a function as it is, in the place of `checkpoint`."""
     return function(*inputs)
 
 
@@ -87,7 +88,7 @@ class ConvBlock(nn.Module):
         self.norm1 = NORMS[norm](out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.norm2 = NORMS[norm](out_channels)
-        self._run = recompute if checkpointing else _apply
+        self._run = checkpoint if checkpointing else _apply
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm1(self.conv1(x))
@@ -435,7 +436,7 @@ def _recompute_in_backbone(model: nn.Module) -> None:
         for block in getattr(stage, "blocks", ()):
             for module in (block, *block.children()):
                 if not any(isinstance(part, nn.BatchNorm2d) for part in module.modules()):
-                    module.forward = functools.partial(recompute, module.forward)
+                    module.forward = functools.partial(checkpoint, module.forward)
                     if module is block:
                         break
 
@@ -476,10 +477,6 @@ class DANIE(SegmentationNetwork):
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2,)
-    narrow_settings: ClassVar[Mapping[str, Any]] = {
-        "widths": [32, 32, 32, 32],
-        "backbone_settings": {"embed_dim": [32, 32, 32, 32], "depths": [1, 1, 1, 1], "stem_width": [16, 32]},
-    }
 
     def __init__(
         self,
@@ -525,6 +522,8 @@ class DANIE(SegmentationNetwork):
             raise ValueError("self_attention and hierarchical_attention are both off: DANIE needs one of them.")
         self.input_channels, self.patch_size = input_channels, tuple(int(size) for size in patch_size)
         self.backbone, self.backbone_settings = backbone, dict(backbone_settings or {})
+        for name in ("drop_rate", "drop_path_rate"):
+            check_rate(name, self.backbone_settings.get(name, 0))
         self.widths = tuple(widths)
         if self_attention:
             self.sap = _make_self_attention(

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.da_transunet import (
     PRESETS,
     ChannelAttention,
@@ -18,6 +17,7 @@ from nnunetv2_ext.architectures.da_transunet import (
     TransformerLayer,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.cost import bytes_kept_for_backward
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
 from nnunetv2_ext.weights.da_transunet import authors_name, build
@@ -391,3 +391,9 @@ def test_sizes_that_do_not_fit_are_named() -> None:
         small_network(num_heads=3)
     with pytest.raises(ValueError, match="2D network with four decoder levels"):
         small_network(patch_size=(64, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["dropout", "channel_dropout"])
+def test_rates_that_leave_nothing_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is 1.0"):
+        small_network(**{name: 1.0})

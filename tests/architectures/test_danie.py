@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from benchmarks.danie_cost import count_danie
 from nnunetv2_ext.architectures import danie
-from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.danie import (
     DANIE,
     EH,
@@ -26,8 +25,10 @@ from nnunetv2_ext.architectures.danie import (
     JointPreservation,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
+from tests.narrow import NARROW
 
-SMALL = DANIE.narrow_settings
+SMALL = NARROW[DANIE]
 C, H, W = 32, 3, 2
 
 
@@ -523,3 +524,9 @@ def test_stages_are_described() -> None:
         "window": (2, 3),
     }
     assert small(self_attention=False).describe_stages()[1]["window"] == "none"
+
+
+@pytest.mark.parametrize("name", ["drop_rate", "drop_path_rate"])
+def test_rates_that_leave_nothing_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} is 1.0"):
+        DANIE(1, 2, patch_size=(64, 64), backbone_settings={name: 1.0})

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.dca import DCA, choose_token_stage
 from nnunetv2_ext.architectures.geometry import Geometry, stage_grids
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.recompute import checkpoint
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.architectures.unets.blocks import Layers
 
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
             self.seg_layers[1:].requires_grad_(False)
 
     def forward(self, x: Tensor, skips: Sequence[Tensor | tuple[Tensor, ...]]) -> Tensor | list[Tensor]:
-        run = recompute if self.checkpointing else _run
+        run = checkpoint if self.checkpointing else _run
         features = []
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             x = run(level, x, skip)
@@ -162,7 +162,7 @@ class UShapedNetwork(SegmentationNetwork):
         if n_stages < 2 or not n_stages == len(self.strides) == len(self.kernel_sizes):
             raise ValueError(
                 f"features {self.features}, strides {self.strides} and kernel sizes {self.kernel_sizes} need one entry "
-                "for each stage, and two stages at least: plan a larger patch, or take a network that works with one."
+                "for each stage, and two stages at least."
             )
         if checkpointing and norm == "batch":
             raise ValueError(
@@ -283,7 +283,7 @@ class UShapedNetwork(SegmentationNetwork):
         """Run stages that give output, plain skip and DCA's source; give the last output and lists of the other two."""
         plain, sources = [], []
         for stage in stages:
-            x, skip, source = recompute(stage, x) if self.checkpointing else stage(x)
+            x, skip, source = checkpoint(stage, x) if self.checkpointing else stage(x)
             plain.append(skip)
             sources.append(source)
         n_skips = len(self.features) - 1

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.architectures.layers.recompute import recompute
+from nnunetv2_ext.architectures.layers.recompute import checkpoint
 from nnunetv2_ext.architectures.unets.blocks import ConvNormActivation, Layers, SqueezeExcitation, enlarge
 from nnunetv2_ext.architectures.unets.common import UShapedNetwork, scale_dilations
 
@@ -279,5 +279,5 @@ class DoubleUNet(UShapedNetwork):
 
     def _decode_first(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
         for level, skip in zip(self.first_decoder, reversed(skips), strict=True):
-            x = recompute(level, x, (skip,)) if self.checkpointing else level(x, (skip,))
+            x = checkpoint(level, x, (skip,)) if self.checkpointing else level(x, (skip,))
         return x
