@@ -341,7 +341,8 @@ class ParallelInteraction(nn.Module):
                 tokens, tokens.shape[-1:], _precise(self.norm.weight), _precise(self.norm.bias), self.norm.eps
             )
             tokens = tokens + _precise(self.layer_scale) * self.attention(normed)
-            return tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+            # float32, also under autocast; in a network whose weights are in half precision, those of its convolutions.
+            return tokens.transpose(1, 2).unflatten(2, x.shape[2:]).to(self.mix.weight.dtype)
 
 
 class EncoderStage(nn.Module):

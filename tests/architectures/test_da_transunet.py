@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nnunetv2_ext.cost import bytes_kept_for_backward
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.da_transunet import (
@@ -17,7 +18,6 @@ from nnunetv2_ext.architectures.da_transunet import (
     TransformerLayer,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.cost import bytes_kept_for_backward
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.authors import fit_tensors
 from nnunetv2_ext.weights.da_transunet import authors_name, build

@@ -10,6 +10,7 @@ import socket
 import pytest
 import timm
 import torch
+from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
 from torch import Tensor, nn
 
 from benchmarks.danie_cost import count_danie
@@ -25,7 +26,6 @@ from nnunetv2_ext.architectures.danie import (
     JointPreservation,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
 from tests.narrow import NARROW
 
 SMALL = NARROW[DANIE]

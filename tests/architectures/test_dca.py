@@ -20,7 +20,12 @@ from nnunetv2_ext.architectures.dca import (
     choose_token_stage,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
+<<<<<<< HEAD
 from nnunetv2_ext.architectures.layers.resize import average_to, interpolate_to
+=======
+from nnunetv2_ext.architectures.layers.resize import Interpolation, average_to, interpolate_to
+from nnunetv2_ext.cost import bytes_kept_for_backward
+>>>>>>> peca
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.files import WeightsError
 from tests import golden_files
@@ -469,3 +474,16 @@ def test_heads_that_fit() -> None:
 def test_what_does_not_fit_is_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small(**settings)
+
+
+def test_interpolation_between_known_sizes_survives_every_move() -> None:
+    """Its matrices are right after `to_empty`, exact after `double`, and no part of the state dict."""
+    grid, size = (4, 2, 1), (9, 4, 3)
+    x = torch.randn(2, 3, *grid, dtype=torch.float64)
+    expected = F.interpolate(x, size=size, mode="trilinear", align_corners=True)
+    with torch.device("meta"):
+        skeleton = Interpolation(grid, size)
+    for module in (skeleton.to_empty(device="cpu").double(), Interpolation(grid, size).half().double()):
+        assert not module.state_dict()
+        assert torch.allclose(module(x), expected, atol=1e-12)
+    assert Interpolation(grid, size).half()(x.half()).dtype == torch.float16

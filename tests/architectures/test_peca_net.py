@@ -347,3 +347,43 @@ def test_sizes_that_do_not_fit_are_refused(changes: dict, words: str) -> None:
 def test_another_input_is_refused_with_both_sizes(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"built for 1 channels and patch size \(16, 32, 32\), and got"):
         small_network()(torch.zeros(shape))
+
+
+def test_dropout_needs_no_generator_to_be_brought_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device whose generator torch's checkpoint leaves alone, gradients are those without any recomputation."""
+    torchs = torch.utils.checkpoint.checkpoint
+
+    def gradients(**changes) -> list[Tensor]:
+        torch.manual_seed(0)
+        network = small_network(attention_dropout=0.5, **changes).train()
+        network(torch.randn(2, 1, 16, 32, 32)).square().mean().backward()
+        return [parameter.grad for parameter in network.parameters()]
+
+    def unsafe(*args, **settings):
+        return torchs(*args, **{**settings, "preserve_rng_state": False})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.utils.checkpoint, "checkpoint", lambda function, *inputs, **_: function(*inputs))
+        expected = gradients()
+    monkeypatch.setattr(torch.utils.checkpoint, "checkpoint", unsafe)
+    for checkpointing in (False, True):
+        pairs = zip(gradients(checkpointing=checkpointing), expected, strict=True)
+        assert all(torch.allclose(got, want, rtol=1e-4, atol=1e-7) for got, want in pairs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_half_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network, x = small_network().eval(), torch.randn(1, 1, 16, 32, 32)
+    with torch.no_grad():
+        expected = network(x)
+        got = network.to(dtype)(x.to(dtype))
+    assert got.dtype == dtype
+    assert (got.float() - expected).abs().max() <= 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0])
+@pytest.mark.parametrize("name", ["attention_dropout", "conv_dropout"])
+def test_rates_are_checked(name: str, rate: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {rate}"):
+        small_network(**{name: rate})
