@@ -477,6 +477,10 @@ class DANIE(SegmentationNetwork):
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2,)
+    narrow_settings: ClassVar[Mapping[str, Any]] = {
+        "widths": [32, 32, 32, 32],
+        "backbone_settings": {"embed_dim": [32, 32, 32, 32], "depths": [1, 1, 1, 1], "stem_width": [16, 32]},
+    }
 
     def __init__(
         self,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from nnunetv2_ext.cost import bytes_kept_for_backward
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward
 from nnunetv2_ext.architectures.da_transunet import (
     PRESETS,
     ChannelAttention,

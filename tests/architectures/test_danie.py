@@ -10,11 +10,11 @@ import socket
 import pytest
 import timm
 import torch
-from nnunetv2_ext.cost import bytes_kept_for_backward, estimate_cost
 from torch import Tensor, nn
 
 from benchmarks.danie_cost import count_danie
 from nnunetv2_ext.architectures import danie
+from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.danie import (
     DANIE,
     EH,
@@ -26,9 +26,8 @@ from nnunetv2_ext.architectures.danie import (
     JointPreservation,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
-from tests.narrow import NARROW
 
-SMALL = NARROW[DANIE]
+SMALL = DANIE.narrow_settings
 C, H, W = 32, 3, 2
 
 

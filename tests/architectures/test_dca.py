@@ -20,12 +20,7 @@ from nnunetv2_ext.architectures.dca import (
     choose_token_stage,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
-<<<<<<< HEAD
-from nnunetv2_ext.architectures.layers.resize import average_to, interpolate_to
-=======
 from nnunetv2_ext.architectures.layers.resize import Interpolation, average_to, interpolate_to
-from nnunetv2_ext.cost import bytes_kept_for_backward
->>>>>>> peca
 from nnunetv2_ext.weights import from_authors
 from nnunetv2_ext.weights.files import WeightsError
 from tests import golden_files

@@ -162,7 +162,7 @@ class UShapedNetwork(SegmentationNetwork):
         if n_stages < 2 or not n_stages == len(self.strides) == len(self.kernel_sizes):
             raise ValueError(
                 f"features {self.features}, strides {self.strides} and kernel sizes {self.kernel_sizes} need one entry "
-                "for each stage, and two stages at least."
+                "for each stage, and two stages at least: plan a larger patch, or take a network that works with one."
             )
         if checkpointing and norm == "batch":
             raise ValueError(
