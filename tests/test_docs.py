@@ -42,6 +42,7 @@ from nnunetv2_ext.commands.list import trainers_table
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
 from nnunetv2_ext.trainers.names import GRAMMAR, parse_name
+from nnunetv2_ext.trainers.safe_stop import SAVE_EVERY_VARIABLE
 from nnunetv2_ext.weights.imagenet import FOLDER_VARIABLE
 from nnunetv2_ext.weights.peca_net import authors_name
 from tests import golden_files
@@ -199,7 +200,7 @@ def test_trainer_names_exist(document: Path) -> None:
 
 @each_document
 def test_own_environment_variables_exist(document: Path) -> None:
-    known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, FOLDER_VARIABLE, "nnUNet_extTrainer"}
+    known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, FOLDER_VARIABLE, SAVE_EVERY_VARIABLE, "nnUNet_extTrainer"}
     assert set(re.findall(r"\bnnUNet_ext\w+", read(document))) <= known
 
 
@@ -430,7 +431,7 @@ def test_table_of_memory_and_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> N
         default = estimate_cost(lambda settings=network_settings: PECANet(**settings))
         least = estimate_cost(lambda settings=network_settings: PECANet(**settings, checkpointing=True))
         with monkeypatch.context() as patch:
-            patch.setattr(peca_net, "recompute", lambda function, x: function(x))
+            patch.setattr(peca_net, "recompute", lambda function, *inputs: function(*inputs))
             most = estimate_cost(lambda settings=network_settings: PECANet(**settings))
         assert f"{default.multiply_adds / 1e9:.1f} G" == adds
         assert rows[preset] == [f"{cost.kept_bytes / 2**20:,.0f} MiB" for cost in (most, default, least)]

@@ -198,9 +198,13 @@ def test_killed_in_the_middle(tmp_path, folders, number: signal.Signals, process
 
 
 @pytest.mark.slow
+def leave_unchecked(*_arguments: object) -> None:
+    """Stand in for nnU-Net's check, also in a process of its own, which finds this function by its name."""
+
+
 def test_workers_give_the_same_and_their_errors_arrive(tmp_path, folders, monkeypatch) -> None:
     source = trees.synapse(tmp_path / "source")
-    monkeypatch.setattr(module, "_check_integrity", lambda *_: None)
+    monkeypatch.setattr(module, "_check_integrity", leave_unchecked)
     one = convert("Synapse", source, processes=1, progress=False, organs="8")
     two = convert("Synapse", source, processes=2, progress=False, organs="8", dataset_id=700)
     assert content(one.folder) == content(two.folder)
