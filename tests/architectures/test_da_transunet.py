@@ -43,6 +43,11 @@ def load_part(module: nn.Module, golden: dict, ours: str, theirs: str) -> nn.Mod
     return module.eval()
 
 
+# The full-width files hold float32 numbers of a deep network that amplifies rounding: computed in float64, this network
+# is 2.8e-5 and 2.5e-5 from them, and in float32 between 1e-5 and 4e-5, by the kernels that a CPU has.
+ROUNDING_AT_FULL_WIDTH = 4e-5
+
+
 @pytest.mark.parametrize("name", GOLDEN)
 def test_gives_the_authors_numbers(name: str) -> None:
     golden = golden_files.load(name)
@@ -52,7 +57,7 @@ def test_gives_the_authors_numbers(name: str) -> None:
     with torch.no_grad():
         # The logits hardly depend on the attention with these weights; the tokens do.
         outputs = [network(x), network.encode(x)[0]]
-    assert golden_files.largest_error(golden, outputs) <= 1e-5
+    assert golden_files.largest_error(golden, outputs) <= (ROUNDING_AT_FULL_WIDTH if "paper" in name else 1e-5)
 
 
 def vit(config: dict) -> Transformer:
@@ -99,7 +104,7 @@ def test_parts_give_the_authors_numbers(name: str) -> None:
     with torch.no_grad():
         outputs = module(*golden_files.make_inputs(golden))
     outputs = [outputs] if isinstance(outputs, Tensor) else [outputs[0], *outputs[1]]
-    assert golden_files.largest_error(golden, outputs) <= 1e-5
+    assert golden_files.largest_error(golden, outputs) <= (ROUNDING_AT_FULL_WIDTH if "paper" in name else 1e-5)
 
 
 @pytest.mark.parametrize("variant", ["plain", "reca"])
