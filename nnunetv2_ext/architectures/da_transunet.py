@@ -26,7 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.architectures.layers.dropout import apply_mask, check_rates, draw_mask
+from nnunetv2_ext.architectures.layers.dropout import apply_mask, draw_mask
+from nnunetv2_ext.architectures.layers.rates import check_rate
 from nnunetv2_ext.architectures.layers.recompute import checkpoint, recompute
 from nnunetv2_ext.architectures.layers.window_attention import norms_biases_and_tables
 from nnunetv2_ext.architectures.network import SegmentationNetwork
@@ -226,7 +227,7 @@ class DualAttention(nn.Module):
 
     def __init__(self, channels: int, *, dropout: float = 0.05, momentum: float = 0.95) -> None:
         super().__init__()
-        check_rates(channel_dropout=dropout)
+        check_rate("channel_dropout", dropout)
         inner, norm = channels // INNER_FRACTION, {"eps": 1e-3, "momentum": momentum}
         self.position_in = conv_norm_relu(channels, inner, **norm)
         self.position_attention = PositionAttention(inner)
@@ -479,7 +480,7 @@ class DATransUNet(SegmentationNetwork):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        check_rates(dropout=dropout)
+        check_rate("dropout", dropout)
         self.input_channels = input_channels
         self.patch_size = tuple(patch_size)
         if len(self.patch_size) != 2 or len(decoder_channels) != 4:

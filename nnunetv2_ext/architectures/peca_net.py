@@ -30,7 +30,8 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry, stage_grids
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.dropout import apply_rate, check_rates, draw_mask
+from nnunetv2_ext.architectures.layers.dropout import apply_rate, draw_mask
+from nnunetv2_ext.architectures.layers.rates import check_rate
 from nnunetv2_ext.architectures.layers.recompute import checkpoint, is_captured, recompute
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 
@@ -497,7 +498,8 @@ class PECANet(SegmentationNetwork):
         deep_supervision: bool = False,
     ) -> None:
         super().__init__()
-        check_rates(attention_dropout=attention_dropout, conv_dropout=conv_dropout)
+        check_rate("attention_dropout", attention_dropout)
+        check_rate("conv_dropout", conv_dropout)
         strides = [tuple(stem_stride), *(tuple(stride) for stride in stage_strides)]
         n_stages = len(strides)
         depths = (3,) * n_stages if depths is None else tuple(depths)

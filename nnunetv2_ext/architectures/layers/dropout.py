@@ -7,18 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["apply_mask", "apply_rate", "check_rates", "draw_mask"]
-
-
-def check_rates(**rates: float) -> None:
-    """Check rates of dropout by their names.
-
-    Raises:
-        ValueError: for a rate outside of [0, 1): at 1 nothing is left, and the rest would be scaled by infinity.
-    """
-    for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise ValueError(f"{name} is {rate}; a rate must be at least 0 and below 1.")
+__all__ = ["apply_mask", "apply_rate", "draw_mask"]
 
 
 def draw_mask(dropout: nn.Dropout, shape: Sequence[int], device: torch.device) -> Tensor | None:
