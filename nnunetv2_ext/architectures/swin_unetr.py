@@ -46,7 +46,7 @@ MERGING_ORDERS: dict[str, tuple[tuple[int, int, int], ...]] = {
 
 
 def _instance_norm(x: Tensor) -> Tensor:
-    """Normalise every channel of every sample, without parameters: (B, C, *n) to (B, C, *n).
+    """Normalise every channel of every sample, without parameters: (B, C, *n) to (1, B C, *n), or itself if captured.
 
     Not by torch's instance norm: an in-place operation on what it returns costs copies.
     """
@@ -81,8 +81,9 @@ class ResidualBlock(nn.Module):
         return self.conv2(F.leaky_relu(_instance_norm(x), 0.01, inplace=True).view(x.shape))
 
     def _add(self, x: Tensor, residual: Tensor) -> Tensor:
-        residual = _instance_norm(self.conv3(residual)) if self.projects else residual.reshape(1, -1, *x.shape[2:])
-        return F.leaky_relu(_instance_norm(x) + residual, 0.01, inplace=True).view(x.shape)
+        normalised = _instance_norm(x)
+        residual = _instance_norm(self.conv3(residual)) if self.projects else residual.reshape(normalised.shape)
+        return F.leaky_relu(normalised + residual, 0.01, inplace=True).view(x.shape)
 
 
 class EncoderStage(WindowStage):
