@@ -142,9 +142,7 @@ def _plan(folder: Path, trainer: str, device: str) -> list[_Step]:
             train,
             leaves=_model_folder(folder, train) / "checkpoint_final.pth",
             removes=_model_folder(folder, train).parent,
-            # Augmentation in the training process: on two cores a worker would only take time from the training. Not
-            # for all commands, because planning wants at least one worker.
-            settings={"nnUNet_n_proc_DA": "0"} if device == "cpu" else {},
+            settings=_training_settings(device),
         ),
         _Step(
             "predict the test cases",
@@ -173,7 +171,7 @@ def _settings(folder: Path, device: str) -> dict[str, str]:
     settings = {name: str(folder / name) for name in FOLDERS[:3]}
     settings |= {
         "nnUNet_def_n_proc": "2",  # every worker process takes three seconds to start
-        "OMP_NUM_THREADS": "1",  # for worker processes; the training process takes all cores by itself
+        "OMP_NUM_THREADS": "1",  # for worker processes; the commands set their own number
         # Threads that wait do not take the core from those that work; but a wait as short as between two operations of
         # a network costs less than being woken up (a third of a training step on two idle cores).
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -181,6 +179,19 @@ def _settings(folder: Path, device: str) -> dict[str, str]:
     }
     if device != "cpu":
         settings["nnUNet_compile"] = "f"  # compiling takes longer than this training
+    return settings
+
+
+def _training_settings(device: str) -> dict[str, str]:
+    """Collect the environment variables of the training alone."""
+    settings = {"nnUNet_ext_seed": str(SEED)}
+    if device == "cpu":
+        # Half of the cores: where others are busy, each operation would wait for the thread that has to wait itself.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        settings["nnUNet_ext_threads"] = str(max(1, cores // 2))
+        # Augmentation in the training process: on two cores a worker would only take time from the training, and
+        # workers seed themselves. Not for all commands, because planning wants at least one worker.
+        settings["nnUNet_n_proc_DA"] = "0"
     return settings
 
 

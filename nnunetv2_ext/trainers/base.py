@@ -22,13 +22,14 @@ from nnunetv2_ext.plans.configuration import PlannedConfiguration, read_configur
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
 from nnunetv2_ext.trainers.safe_stop import SafeStopMixin
 from nnunetv2_ext.trainers.schedule import WarmUpPolyLRScheduler
+from nnunetv2_ext.trainers.seeding import SeedMixin
 
 __all__ = ["CHECKPOINTING_VARIABLE", "nnUNetTrainerExt"]
 
 CHECKPOINTING_VARIABLE = "nnUNet_ext_checkpointing"
 
 
-class nnUNetTrainerExt(SafeStopMixin, nnUNetTrainer):
+class nnUNetTrainerExt(SafeStopMixin, SeedMixin, nnUNetTrainer):
     """Base of the trainers of this package; not a trainer itself.
 
     Attributes:

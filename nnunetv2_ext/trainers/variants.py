@@ -10,6 +10,7 @@ import torch
 
 from nnunetv2_ext.trainers.names import Variant
 from nnunetv2_ext.trainers.safe_stop import SafeStopMixin
+from nnunetv2_ext.trainers.seeding import SeedMixin
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Trainer
@@ -91,6 +92,7 @@ def make_variant(base: type, name: str, variant: Variant) -> type:
         "__qualname__": name,
         "__doc__": f"{base.__name__} with {variant}.",
     }
-    # Variants of nnU-Net's own trainer stop and resume as ours do, so that all can be part of one experiment.
-    bases = (VariantMixin, base) if issubclass(base, SafeStopMixin) else (VariantMixin, SafeStopMixin, base)
+    # Variants of nnU-Net's own trainer stop, resume and repeat as ours do, so that all can be part of one experiment.
+    ours = issubclass(base, SafeStopMixin)
+    bases = (VariantMixin, base) if ours else (VariantMixin, SafeStopMixin, SeedMixin, base)
     return type(name, bases, attributes)

@@ -90,7 +90,9 @@ def test_the_demo_runs_the_stock_commands_and_leaves_a_report(tmp_path, scripts,
     assert len(commands) == 4
     assert commands[0].startswith("$ nnUNetv2_plan_and_preprocess -d 998 --verify_dataset_integrity -c 3d_fullres")
     assert re.match(
-        rf"\$ nnUNet_n_proc_DA=0 nnUNetv2_train 998 3d_fullres 0 -tr {trainer}\w* -device cpu$", commands[1]
+        r"\$ nnUNet_ext_seed=\d+ nnUNet_ext_threads=[1-9]\d* nnUNet_n_proc_DA=0 "
+        rf"nnUNetv2_train 998 3d_fullres 0 -tr {trainer}\w* -device cpu$",
+        commands[1],
     )
     assert re.match(rf"\$ nnUNetv2_predict .* -d 998 -c 3d_fullres -f 0 -tr {trainer}\w* ", commands[2])
     assert commands[3].startswith("$ nnUNetv2_evaluate_folder ")
