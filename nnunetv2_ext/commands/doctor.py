@@ -168,7 +168,7 @@ def _check_devices() -> Iterator[Check]:
             "train with -device cpu (slow), or install torch for CUDA",
             essential=False,
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Check("CPU cores", str(cores))
     for variable, default in (("nnUNet_n_proc_DA", "chosen by nnU-Net"), ("nnUNet_def_n_proc", "8")):
         value = os.environ.get(variable)

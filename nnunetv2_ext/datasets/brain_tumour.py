@@ -56,6 +56,8 @@ def write_case(case: Case, images: Sequence[Path], label: Path | None, *, link: 
         volume = sitk.GetImageFromArray(channel)
         set_grid(volume, image)
         write_volume(volume, target)
+    if label is None or case.label is None:
+        return {}
     return write_label(case.label, label, image, source, labels=LABELS, label_map=None, link=link)
 
 

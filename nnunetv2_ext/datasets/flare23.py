@@ -51,7 +51,11 @@ def write_complete_case(
     case: Case, images: Sequence[Path], label: Path | None, *, link: bool
 ) -> dict[int, float] | None:
     """Write a case unless organs are missing in its label; see `CaseWriter`."""
-    if label is not None and not set(flare22.ORGANS.values()) <= set(volumes.labels_of(case.label)):
+    if (
+        case.label is not None
+        and label is not None
+        and not set(flare22.ORGANS.values()) <= set(volumes.labels_of(case.label))
+    ):
         return None
     return volumes.write_case(case, images, label, link=link, labels=LABELS)
 

@@ -105,7 +105,7 @@ def write_case(
     (source,), (target,) = case.images, images
     picture = read_picture(source)
     picture.save(target, compress_level=3)
-    if label is None:
+    if label is None or case.label is None:
         return {}
     mask = read_mask(case.label)
     if mask.shape != picture.size[::-1]:

@@ -166,7 +166,8 @@ def find_files(folder: Path, pattern: str, *, parent: str | None = None) -> dict
     Raises:
         UserError: if there is no such folder, or two files have the same key.
     """
-    expression, found = re.compile(pattern, re.IGNORECASE), {}
+    expression = re.compile(pattern, re.IGNORECASE)
+    found: dict[str, Path] = {}
     for root, _, files in _walk(folder):
         if parent is not None and root.name.lower() != parent.lower():
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def write_label(
         require_same_grid(grid, wanted, source, f"its image {image_path.name}", remedy)
     stored = sitk.GetArrayViewFromImage(label)
     array = whole_numbers(stored)
-    present = [] if array is None else np.unique(array)
+    present = np.empty(0) if array is None else np.unique(array)
     known = {0, *labels.values()}
     unknown = [int(value) for value in present if value not in known]
     if unknown or array is None:
@@ -105,7 +106,7 @@ def write_label(
         result = sitk.GetImageFromArray(written if turn is None else turn.apply(written.T).T)
         set_grid(result, image)
         write_volume(result, target)
-    voxel = float(np.prod(wanted.spacing))
+    voxel = math.prod(wanted.spacing or ())
     counts = np.bincount(written.ravel())
     return {value: int(count) * voxel for value, count in enumerate(counts) if value and count}
 
@@ -124,7 +125,7 @@ def write_case(
     require_whole(source)
     header = read_header(source)
     place_file(source, target, link=link)
-    if label is None:
+    if label is None or case.label is None:
         return {}
     return write_label(case.label, label, header, source, labels=labels, label_map=label_map, link=link)
 

@@ -146,8 +146,8 @@ class _Abdomen:
             where = canvas.window(middle, reach)
             depth = canvas.tube(where, start, end, radius) + 2.5 * canvas.bumps[0][where]
             self.organ(where, depth, self.contrast.pancreas - 30 * np.clip(self.texture[where], 0, None))
-            behind = [(p[0], p[1] + radius, p[2] + 2) for p in (start, end)]
-            self.organ(where, canvas.tube(where, *behind, 4.0), self.contrast.portal, gap_mm=0.0)
+            behind_start, behind_end = ((p[0], p[1] + radius, p[2] + 2) for p in (start, end))
+            self.organ(where, canvas.tube(where, behind_start, behind_end, 4.0), self.contrast.portal, gap_mm=0.0)
 
     def kidneys(self) -> None:
         """Kidneys in their fat: bright cortex, darker medulla, the renal sinus open to the middle."""

@@ -15,6 +15,8 @@ __all__ = ["Canvas", "bspline_field"]
 SUPERSAMPLING = 2  # painted samples per voxel edge; averaging them is the partial-volume effect
 AIR = -1000.0  # HU
 
+Point = Sequence[float] | np.ndarray  # along x, y, z in mm
+
 
 def bspline_field(rng: np.random.Generator, axes: Sequence[np.ndarray], knot_mm: float) -> np.ndarray:
     """Draw a random smooth field from a cubic B-spline with random control points.
@@ -82,7 +84,7 @@ class Canvas:
         self.hu = np.full(self.x.shape, AIR, np.float32)
         self.labels = np.zeros(self.x.shape, np.uint8)
 
-    def window(self, centre: Sequence[float], radii: Sequence[float]) -> tuple[slice, slice, slice]:
+    def window(self, centre: Point, radii: Point) -> tuple[slice, slice, slice]:
         """Find the samples that a body can reach, so that only those are computed.
 
         Args:
@@ -99,7 +101,8 @@ class Canvas:
             reach = r + 4 * self.bend_mm + 4  # the bend is bell shaped: beyond 4 deviations nothing is left
             low, high = (c - reach) * scale + offset, (c + reach) * scale + offset
             slices.append(slice(int(np.searchsorted(axis, low)), int(np.searchsorted(axis, high))))
-        return tuple(slices)
+        z, y, x = slices
+        return z, y, x
 
     def paint(
         self, where: tuple[slice, slice, slice], inside: np.ndarray, hu: float | np.ndarray, label: int = 0
@@ -116,7 +119,7 @@ class Canvas:
         self.labels[where][inside] = label
 
     def ellipsoid(
-        self, where: tuple[slice, slice, slice], centre: Sequence[float], radii: Sequence[float], tilt: float = 0.0
+        self, where: tuple[slice, slice, slice], centre: Point, radii: Point, tilt: float = 0.0
     ) -> np.ndarray:
         """Measure how deep each sample lies in an ellipsoid.
 
@@ -149,8 +152,8 @@ class Canvas:
         Returns:
             Distance to the surface in mm, positive inside, shape of the window.
         """
-        start, axis = np.asarray(start, np.float32), np.subtract(end, start).astype(np.float32)
-        dx, dy, dz = (grid[where] - origin for grid, origin in zip((self.x, self.y, self.z), start, strict=True))
+        origin, axis = np.asarray(start, np.float32), np.subtract(end, start).astype(np.float32)
+        dx, dy, dz = (grid[where] - middle for grid, middle in zip((self.x, self.y, self.z), origin, strict=True))
         along = np.clip((dx * axis[0] + dy * axis[1] + dz * axis[2]) / (axis @ axis), 0, 1)
         return radius - np.sqrt((dx - along * axis[0]) ** 2 + (dy - along * axis[1]) ** 2 + (dz - along * axis[2]) ** 2)
 

@@ -122,9 +122,11 @@ def run_command(
 def _pass_through(child: subprocess.Popen, heartbeat_s: float) -> str:
     """Write a child's output to this process's output until it ends; return the last of it."""
     chunks: queue.Queue[bytes] = queue.Queue()
+    assert child.stdout is not None, "the child was started without a pipe"
+    output = child.stdout.fileno()
 
     def read() -> None:
-        while chunk := os.read(child.stdout.fileno(), 65536):
+        while chunk := os.read(output, 65536):
             chunks.put(chunk)
         chunks.put(b"")
 

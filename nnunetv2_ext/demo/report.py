@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -12,6 +13,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 
 from nnunetv2_ext.io.tables import format_table
@@ -155,7 +157,7 @@ def draw_overlay(scores: Scores, images: Path, references: Path, predictions: Pa
         handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.12 / height), ncols=len(handles), frameon=False,
         labelcolor=TEXT, fontsize=11, handlelength=1.0, handleheight=1.0, columnspacing=2.2,
     )  # fmt: skip
-    legend.set_title("organ and its Dice, mean of the test cases", prop={"size": 9.5})
+    legend.set_title("organ and its Dice, mean of the test cases", prop=FontProperties(size=9.5))
     legend.get_title().set_color(FAINT)
     figure.savefig(path, facecolor=BACKGROUND)
 
@@ -175,19 +177,19 @@ def _draw_panel(axes: Axes, ct: np.ndarray, labels: np.ndarray | None, n_organs:
     grey = colormaps["gray"]
     axes.imshow(ct, cmap=grey, vmin=low, vmax=low + WINDOW_HU, aspect=aspect, interpolation="bicubic")
     for value in range(1, n_organs + 1) if labels is not None else ():
-        mask = labels == value
+        mask = np.asarray(labels == value)
         if mask.any():
             colour = COLOURS[(value - 1) % len(COLOURS)]
             axes.contourf(mask, levels=[0.5, 1.5], colors=[to_rgba(colour, 0.45)])
             axes.contour(mask, levels=[0.5], colors=[colour], linewidths=1.3)
     axes.set_aspect(aspect)
     axes.set_axis_off()
-    side = {"transform": axes.transAxes, "color": FAINT, "fontsize": 10, "verticalalignment": "center"}
+    side: dict[str, Any] = {"transform": axes.transAxes, "color": FAINT, "fontsize": 10, "verticalalignment": "center"}
     axes.text(0.015, 0.5, "R", horizontalalignment="left", **side)
     axes.text(0.985, 0.5, "L", horizontalalignment="right", **side)
 
 
-def _write(figure: Figure, x: float, y: float, text: str, colour: str, size: float, **style: str) -> None:
+def _write(figure: Figure, x: float, y: float, text: str, colour: str, size: float, **style: Any) -> None:
     """Put text at a position in inches from the lower left corner."""
     width, height = figure.get_size_inches()
     figure.text(x / width, y / height, text, color=colour, fontsize=size, **style)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -114,10 +114,10 @@ def score_files(
     Raises:
         UserError: naming the file, if the two do not fit together or hold unknown labels.
     """
-    *pair, remarks = read_pair(reference, prediction, labels)
-    if needs_spacing and len(pair[1].spacing or ()) != 3:
+    predicted, wanted, remarks = read_pair(reference, prediction, labels)
+    if needs_spacing and len(wanted.spacing or ()) != 3:
         raise UserError(f"{reference} is no volume with a voxel size in mm, which this protocol needs.")
-    return replace(score_pair(*pair, labels, score, tolerances), remarks=remarks)
+    return replace(score_pair(predicted, wanted, labels, score, tolerances), remarks=remarks)
 
 
 def score_pair(
@@ -144,7 +144,7 @@ def score_pair(
         overlaps[name] = Overlap(tp, predicted - tp, referenced - tp, int(total) - predicted - referenced + tp)
         box = _joint_box([found[value - 1] for found in boxes for value in own if value < len(table)])
 
-        def cut(box=box, own=own) -> tuple[np.ndarray, np.ndarray]:
+        def cut(box: tuple[slice, ...] = box, own: Sequence[int] = own) -> tuple[np.ndarray, np.ndarray]:
             parts = [image.labels[box] for image in (prediction, reference)]
             if len(own) == 1:
                 return parts[0] == own[0], parts[1] == own[0]
@@ -171,9 +171,9 @@ def _count_pairs(prediction: LabelImage, reference: LabelImage, labels: LabelMap
     renumbered = find_renumbering(table)
     for image, found in ((reference, table.any(axis=1)), (prediction, table.any(axis=0))):
         known = labels.known_values() | ({labels.ignore} if image is reference else set())
-        for value in np.flatnonzero(found):
+        for value in map(int, np.flatnonzero(found)):
             if value not in known:
-                raise _unknown(image, int(value), labels, renumbered)
+                raise _unknown(image, value, labels, renumbered)
     return table
 
 

@@ -141,10 +141,12 @@ def means_table(evaluation: Evaluation, *, definitions: bool = True) -> str:
         rows.append([metric.name, metric.unit or "-", *cells, metric.definition, metric.empty])
     if evaluation.protocol.pooled:
         pooled = {name: evaluation.pooled(name) for name in names}
-        for metric in evaluation.protocol.pooled:
-            values = [pooled[name][metric] for name in names]
+        for pooled_metric in evaluation.protocol.pooled:
+            values = [pooled[name][pooled_metric] for name in names]
             cells = [_number(value) for value in (math.fsum(values) / len(values), *values)]
-            rows.append([f"{metric}, pooled", "-", *cells, "the same, of the counts of all cases together", "as above"])
+            rows.append(
+                [f"{pooled_metric}, pooled", "-", *cells, "the same, of the counts of all cases together", "as above"]
+            )
     header = ["metric", "unit", "mean", *names, "definition", "empty masks"]
     if not definitions:
         header, rows = header[:-2], [row[:-2] for row in rows]

@@ -139,7 +139,7 @@ def require_same_grid(grid: Grid, wanted: Grid, path: Path, other: str, remedy: 
         raise UserError(f"{path} has {wrong} voxels, but {other} has {right}: {remedy}.")
     shift, reason = _shift(grid, wanted), "origin or direction differ"
     # Without a spacing on both sides there is no shift.
-    if not np.allclose(grid.spacing, wanted.spacing, rtol=_SAME_SPACING):
+    if grid.spacing and wanted.spacing and not np.allclose(grid.spacing, wanted.spacing, rtol=_SAME_SPACING):
         reason = f"its spacing is {_rounded(grid.spacing)} mm instead of {_rounded(wanted.spacing)} mm"
     raise UserError(f"{path} lies elsewhere than {other}, by up to {shift:.3g} mm ({reason}): {remedy}.")
 

@@ -126,7 +126,7 @@ def _read_tiff(path: Path) -> tuple[np.ndarray, Grid]:
 
     try:
         with tifffile.TiffFile(path) as file:
-            page = file.pages[0]
+            page = file.pages.first
             coloured = page.samplesperpixel > 1 and page.planarconfig == tifffile.PLANARCONFIG.CONTIG
             labels = file.asarray()
     except Exception as error:

@@ -20,11 +20,13 @@ def open_picture(path: Path) -> Image.Image:
         UserError: naming the file, if it cannot be read.
     """
     try:
-        picture = Image.open(path)
+        picture: Image.Image = Image.open(path)
         picture.load()
     except UnidentifiedImageError as error:
-        if (picture := _read_unnamed_colours(path)) is None:
+        unnamed = _read_unnamed_colours(path)
+        if unnamed is None:
             raise UserError(f"{path} cannot be read as a picture ({error}): download or unpack it again.") from error
+        picture = unnamed
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise
