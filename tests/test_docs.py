@@ -26,7 +26,6 @@ import torch
 import yaml
 
 from benchmarks import danie_cost
-from nnunetv2_ext._register import OPT_OUT_VARIABLE
 from nnunetv2_ext.architectures import danie, peca_net
 from nnunetv2_ext.architectures.cost import estimate_cost
 from nnunetv2_ext.architectures.danie import DANIE
@@ -40,10 +39,8 @@ from nnunetv2_ext.cli import build_parser
 from nnunetv2_ext.commands import COMMANDS
 from nnunetv2_ext.commands.list import trainers_table
 from nnunetv2_ext.trainers import find_trainer
-from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
+from nnunetv2_ext.trainers.base import nnUNetTrainerExt
 from nnunetv2_ext.trainers.names import GRAMMAR, parse_name
-from nnunetv2_ext.trainers.safe_stop import SAVE_EVERY_VARIABLE
-from nnunetv2_ext.weights.imagenet import FOLDER_VARIABLE
 from nnunetv2_ext.weights.peca_net import authors_name
 from tests import golden_files
 from tests.narrow import narrow_networks
@@ -200,7 +197,8 @@ def test_trainer_names_exist(document: Path) -> None:
 
 @each_document
 def test_own_environment_variables_exist(document: Path) -> None:
-    known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, FOLDER_VARIABLE, SAVE_EVERY_VARIABLE, "nnUNet_extTrainer"}
+    sources = "".join(read(path) for path in (ROOT / "nnunetv2_ext").rglob("*.py"))
+    known = {*re.findall(r'^\w+_VARIABLE = "(\w+)"$', sources, re.MULTILINE), "nnUNet_extTrainer"}
     assert set(re.findall(r"\bnnUNet_ext\w+", read(document))) <= known
 
 

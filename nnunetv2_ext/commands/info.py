@@ -173,4 +173,6 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.d is not None and arguments.c is not None:
         print(describe_planned_network(arguments.tr, arguments.d, arguments.c, arguments.p))
     else:
-        raise UserError("info needs a planned dataset (-d and -c), or sizes (--patch and --strides).")
+        raise UserError(
+            "info describes a network of some size: name a planned dataset (-d and -c), or --patch and --strides."
+        )

@@ -108,9 +108,9 @@ def check_options(dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
             owners = ", ".join(known.name for known in DATASETS if option.name in known.options)
             raise UserError(f"{dataset.name} has no option --{option.name}; it belongs to {owners}.")
         if option.choices and str(value) not in option.choices:
-            raise UserError(f"--{option.name} is {value!r}, but takes {' or '.join(option.choices)}.")
+            raise UserError(f"--{option.name} is {value!r}: give {' or '.join(option.choices)}.")
         if not option.choices and not (str(value).isdigit() and 1 <= int(value) <= 255):
-            raise UserError(f"--{option.name} is {value!r}, but takes a whole number from 1 to 255.")
+            raise UserError(f"--{option.name} is {value!r}: give a whole number from 1 to 255.")
         result[option.name] = str(value) if option.choices else int(value)
     if given:
         raise TypeError(f"unknown options: {', '.join(given)}")

@@ -73,7 +73,7 @@ def write_dataset(
     """
     target = Path(raw_folder) / dataset_name
     if target.exists():
-        raise FileExistsError(f"{target} exists already: remove it or choose another name for the phantom data set")
+        raise FileExistsError(f"{target} exists already: remove it or choose another name for the phantom data set.")
     # nnU-Net looks only at names that begin with 'Dataset', and so not at an unfinished one.
     with whole_folder(target) as partial:
         for part in ("imagesTr", "labelsTr", "imagesTs", "labelsTs"):

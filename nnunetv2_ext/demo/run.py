@@ -75,7 +75,7 @@ def run_demo(
     """
     begin = time.monotonic()
     if epochs < 1 or iterations < 1:
-        raise DemoError(f"The demo needs at least one epoch and one step an epoch, not {epochs} and {iterations}.")
+        raise DemoError(f"The demo cannot train for {epochs} epochs of {iterations} steps: give at least one of each.")
     device = _pick_device(device)
     folder = Path(folder).expanduser().absolute()
     try:

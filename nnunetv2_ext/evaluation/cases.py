@@ -116,7 +116,10 @@ def score_files(
     """
     predicted, wanted, remarks = read_pair(reference, prediction, labels)
     if needs_spacing and len(wanted.spacing or ()) != 3:
-        raise UserError(f"{reference} is no volume with a voxel size in mm, which this protocol needs.")
+        raise UserError(
+            f"{reference} states no voxel size of three axes in mm, which this protocol needs: choose a protocol for "
+            "pictures, or state the size in the file."
+        )
     return replace(score_pair(predicted, wanted, labels, score, tolerances), remarks=remarks)
 
 

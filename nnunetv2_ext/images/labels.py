@@ -140,9 +140,12 @@ def read_dataset_json(path: Path) -> LabelMap:
         }
         ignore = labels.get("ignore")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as nnU-Net's dataset.json with its labels ({error!r}).") from error
+        raise UserError(
+            f"{path} cannot be read as nnU-Net's dataset.json with its labels ({error!r}): mend it, or name another "
+            "label map."
+        ) from error
     if not classes:
-        raise UserError(f"{path} names no label besides the background.")
+        raise UserError(f"{path} names no label besides the background: add the classes to its labels.")
     return LabelMap(str(path), classes, "dataset.json", ignore=ignore)
 
 

@@ -92,9 +92,9 @@ def _pair(predictions: Path, images: Path) -> dict[int, tuple[Path, Path]]:
     """Give the prediction and the image of each test case, by its number."""
     numbers = list(CHALLENGE_TEST)
     if not predictions.is_dir():
-        raise UserError(f"There is no folder {predictions} of predictions.")
+        raise UserError(f"There is no folder {predictions} of predictions: check its name.")
     if not images.is_dir():
-        raise UserError(f"There is no folder {images} of test images.")
+        raise UserError(f"There is no folder {images} of test images: check its name.")
     found = find_files(images, r"img(\d{4})(?:_0000)?\.nii\.gz")
     test_images = require_numbers(found, numbers, lambda number: f"img{number:04d}.nii.gz", images, NAME)
     found = {}

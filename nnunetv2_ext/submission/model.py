@@ -165,9 +165,15 @@ def _find_trainer(name: str) -> type:
         try:
             trainer = recursive_find_trainer_class_by_name(name)
         except RuntimeError as error:
-            raise UserError(f"Neither nnU-Net nor nnunetv2_ext has the trainer {name} of this model.") from error
+            raise UserError(
+                f"Neither nnU-Net nor nnunetv2_ext has the trainer {name} of this model: install the package that "
+                "has it."
+            ) from error
         if not trainer.__module__.startswith("nnunetv2."):
-            raise UserError(f"The trainer {name} is of {trainer.__module__}, which would be missing in the container.")
+            raise UserError(
+                f"The trainer {name} is of {trainer.__module__}, which would be missing in the container: submit a "
+                "model of a trainer of nnU-Net or of nnunetv2_ext."
+            )
     return trainer
 
 

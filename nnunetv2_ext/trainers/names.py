@@ -93,7 +93,7 @@ def find_entry(name: str) -> TrainerEntry:
     if parsed is None or parsed[0] not in TRAINERS:
         suggestion = closest_name(name)
         meant = f"did you mean {suggestion}?" if suggestion else "`nnUNetv2_ext list` shows them."
-        raise UserError(f"nnunetv2_ext has no trainer {name} ({meant} A variant is written BASE{GRAMMAR}.)")
+        raise UserError(f"nnunetv2_ext has no trainer {name}: {meant} A variant is written BASE{GRAMMAR}.")
     return parsed[0]
 
 

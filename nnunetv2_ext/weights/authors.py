@@ -189,7 +189,7 @@ def from_authors(system: str, config: Mapping[str, Any], state_dict: Mapping[str
     try:
         network = authors.build(config)
     except KeyError as error:
-        raise WeightsError(f"The configuration of {system!r} lacks the setting {error.args[0]!r}.") from error
+        raise WeightsError(f"The configuration of {system!r} lacks the setting {error.args[0]!r}: add it.") from error
     tensors = fit_tensors(
         network.state_dict(),
         authors.without_ignored(state_dict),

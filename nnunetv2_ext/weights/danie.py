@@ -33,7 +33,10 @@ def imagenet_weights(network: DANIE) -> ImageNetWeights:
         WeightsError: if the network has no such stream.
     """
     if not hasattr(network, "sap"):
-        raise WeightsError("DANIE without self_attention has no backbone that ImageNet weights could go into.")
+        raise WeightsError(
+            "DANIE without self_attention has no backbone that ImageNet weights could go into: train it from "
+            "random weights."
+        )
     published: Any = network.sap.pretrained_cfg
     return ImageNetWeights(
         model=f"{published['architecture']}.{published['tag']}",

@@ -50,7 +50,7 @@ def load_without_executing(path: Path) -> Any:
         WeightsError: if the file is missing, cut short, not a checkpoint, or holds other objects.
     """
     if not path.is_file():
-        raise WeightsError(f"There is no file {path}.")
+        raise WeightsError(f"There is no file {path}: check its name.")
     try:
         with torch.serialization.safe_globals(_harmless_numpy_names()):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -79,7 +79,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
     tensors = dict(content) if isinstance(content, Mapping) else {}
     tensors = {name: value for name, value in tensors.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise WeightsError(f"{path} holds no tensors by name, on its top level or under {', '.join(_CONTAINERS)}.")
+        raise WeightsError(
+            f"{path} holds no tensors by name, on its top level or under {', '.join(_CONTAINERS)}: save the network's "
+            "state dict with torch.save."
+        )
     for prefix in ("module.", "_orig_mod."):
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}

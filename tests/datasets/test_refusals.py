@@ -262,7 +262,7 @@ class TestCommandLine:
         [
             ("Glass", (), "no converter for 'Glass'; there are FLARE21, "),
             ("GlaS", ("--organs", "8"), "GlaS has no option --organs; it belongs to Synapse"),
-            ("Kvasir-SEG", ("--threshold", "0"), "--threshold is '0', but takes a whole number from 1 to 255"),
+            ("Kvasir-SEG", ("--threshold", "0"), "--threshold is '0': give a whole number from 1 to 255"),
             ("GlaS", ("-d", "1000"), "choose 1 to 999"),
             ("GlaS", ("-np", "0"), "choose at least 1"),
         ],

@@ -152,7 +152,7 @@ def test_a_folder_that_is_not_the_demos_is_refused(tmp_path):
 
 
 def test_arguments_that_make_no_sense_are_refused(tmp_path):
-    with pytest.raises(DemoError, match="at least one epoch"):
+    with pytest.raises(DemoError, match="give at least one of each"):
         run_demo(tmp_path / "demo", epochs=0)
     with pytest.raises(DemoError, match="no device 'gpu': choose one of cpu, cuda, mps"):
         run_demo(tmp_path / "demo", device="gpu")
