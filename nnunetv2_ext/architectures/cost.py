@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 
 __all__ = ["Cost", "bytes_kept_for_backward", "estimate_cost", "move_off_meta"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def bytes_kept_for_backward(network: nn.Module, x: Tensor) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-def move_off_meta(network: nn.Module) -> nn.Module:
+def move_off_meta(network: Network) -> Network:
     """Give a network that was built on the meta device the CPU's tensors; under `FakeTensorMode` they take no memory.
 
     `Module.to_empty` does this too, but visits a module as often as it has names, and fails at the second time; in

@@ -47,6 +47,7 @@ class SegmentationNetwork(nn.Module, ABC):
     input_channels: int
     patch_size: tuple[int, ...]
     output_strides: tuple[tuple[int, ...], ...]
+    decoder: Any  # each network's own, with the switch `deep_supervision`
 
     @property
     def padded_size(self) -> tuple[int, ...]:

@@ -324,7 +324,7 @@ class Decoder(nn.Module):
 
     def forward(self, skips: Sequence[Tensor]) -> Tensor | list[Tensor]:
         x = skips[-1]
-        features = []
+        features: list[Tensor] = []
         for stage, skip in zip(reversed(self.stages), reversed(skips[:-1]), strict=True):
             x = stage(x, skip)
             features.insert(0, x)

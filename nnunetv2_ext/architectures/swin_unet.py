@@ -20,7 +20,7 @@ backward pass up to that map, and so are window partitions, activations and atte
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -280,6 +280,7 @@ class SwinUNet(SegmentationNetwork):
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each encoder stage."""
+        stages: Iterable[Any] = self.stages
         return [
             {
                 "stage": number,
@@ -291,7 +292,7 @@ class SwinUNet(SegmentationNetwork):
                 "blocks": len(stage.blocks),
                 "queries summed": len(stage.blocks) if stage.reca else 1,
             }
-            for number, stage in enumerate(self.stages, start=1)
+            for number, stage in enumerate(stages, start=1)
         ]
 
     def forward(self, x: Tensor) -> Tensor:

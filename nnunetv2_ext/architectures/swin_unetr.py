@@ -315,7 +315,7 @@ class SwinUNETR(SegmentationNetwork):
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each encoder stage, and one for the bottom."""
         rows = describe_window_stages(self.encoder.stages, self.strides)
-        bottom = dict.fromkeys(rows[0], "")
+        bottom: dict[str, Any] = dict.fromkeys(rows[0], "")
         bottom.update(
             stage="bottom", stride=self.strides[-1], grid=self.grids[-1], channels=self.bottom.conv1.out_channels
         )

@@ -189,7 +189,8 @@ def test_files_without_a_voxel_size(tmp_path: Path) -> None:
     assert "| voxel " in report
     assert "| mm " not in report
     refuse(
-        "case_0.png states no voxel size of three axes in mm", *command(folders, "--labels", "flare21", protocol="flare21")
+        "case_0.png states no voxel size of three axes in mm",
+        *command(folders, "--labels", "flare21", protocol="flare21"),
     )
     imsave(folders[1] / "case_1.png", np.zeros((20, 21, 3), dtype=np.uint8), check_contrast=False)
     refuse("case_1.png is a colour image", *command(folders, "--overwrite"))

@@ -121,6 +121,9 @@ class WindowLayout(nn.Module):
         padded: positions per axis that the windows cover.
     """
 
+    slots: Tensor
+    positions: Tensor | None
+
     def __init__(
         self, grid: Sequence[int], window: Sequence[int], shift: Sequence[int], *, mask_padding: bool = False
     ) -> None:
@@ -226,6 +229,9 @@ class WindowPositionBias(nn.Module):
     Shape:
         query, key, value (B', h, N, d) to (B', h, N, d).
     """
+
+    rows: Tensor
+    labels: Tensor | None
 
     def __init__(
         self,

@@ -178,7 +178,7 @@ class WindowStage(nn.Module):
         return tokens.view(x.shape)
 
 
-def describe_window_stages(stages: Iterable[nn.Module], strides: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+def describe_window_stages(stages: Iterable[Any], strides: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
     """Return one row for each stage, for people to read.
 
     Args:

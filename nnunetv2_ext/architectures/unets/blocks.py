@@ -5,9 +5,9 @@ Shape legend: B batch, C channels, *grid positions per axis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,8 +38,11 @@ class Layers:
     norm: str
     activation: str
 
-    NORMS: ClassVar = {"batch": nd.batch_norm, "instance": nd.instance_norm}
-    ACTIVATIONS: ClassVar = {
+    NORMS: ClassVar[dict[str, Callable[[int], type[nn.Module]]]] = {
+        "batch": nd.batch_norm,
+        "instance": nd.instance_norm,
+    }
+    ACTIVATIONS: ClassVar[dict[str, tuple[type[nn.Module], dict[str, Any]]]] = {
         "relu": (nn.ReLU, {"inplace": True}),
         "leaky_relu": (nn.LeakyReLU, {"negative_slope": 0.01, "inplace": True}),
         "prelu": (nn.PReLU, {}),  # torch has none that works in place

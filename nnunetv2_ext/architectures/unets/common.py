@@ -15,7 +15,7 @@ Shape legend: B batch, F_i channels of stage i, *grid_i its positions per axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -121,6 +121,7 @@ class UShapedNetwork(SegmentationNetwork):
     """
 
     served_dims: ClassVar[tuple[int, ...]] = (2, 3)
+    dca: DCA
     AUTHORS_FEATURES: ClassVar[tuple[int, ...]] = AUTHORS_FEATURES
     AUTHORS_ACTIVATION: ClassVar[str] = "relu"
     # Of the plan's widths, in 3D: the plan fills a GPU with nnU-Net's network, and these keep more activations.
@@ -193,7 +194,7 @@ class UShapedNetwork(SegmentationNetwork):
             "checkpointing": checkpointing,
             **(dca_settings or {}),
         }
-        self._decoder_arguments = {
+        self._decoder_arguments: dict[str, Any] = {
             "num_classes": num_classes,
             "spatial_dims": spatial_dims,
             "checkpointing": checkpointing,
@@ -279,7 +280,7 @@ class UShapedNetwork(SegmentationNetwork):
         x, plain, sources = self.run_stages(self.encoder, x)
         return x, self.attend(self.dca, sources, plain) if self.dca_stages else plain
 
-    def run_stages(self, stages: Sequence[nn.Module], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    def run_stages(self, stages: Iterable[nn.Module], x: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Run stages that give output, plain skip and DCA's source; give the last output and lists of the other two."""
         plain, sources = [], []
         for stage in stages:

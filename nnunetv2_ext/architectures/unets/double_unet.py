@@ -11,7 +11,7 @@ modules have the same tokens, and without DCA both decoders read the first encod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -66,7 +66,8 @@ class VGGStage(nn.Module):
         self.norms = nn.ModuleList(layers.normalise(channels) if norm else nn.Identity() for _ in widths)
         self.has_norm = norm
         self.activation = layers.activate()
-        for conv in self.convs:
+        convs: Iterable[Any] = self.convs
+        for conv in convs:
             nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
             nn.init.zeros_(conv.bias)
 
@@ -175,6 +176,9 @@ class DoubleUNet(UShapedNetwork):
     Raises:
         ValueError: with `imagenet_input`, for other than one or three channels.
     """
+
+    mean: Tensor
+    deviation: Tensor
 
     AUTHORS_FEATURES: ClassVar[tuple[int, ...]] = (64, 128, 256, 512, 512)
 
