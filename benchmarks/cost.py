@@ -186,7 +186,7 @@ COMPARISONS = {
 
 
 def step_seconds(network: nn.Module, x: Tensor) -> float:
-    """Give the process time of a forward and backward pass, in seconds."""
+    """Return the process time of a forward and backward pass, in seconds."""
     start = time.process_time()
     network(x).square().mean().backward()
     return time.process_time() - start

@@ -64,7 +64,7 @@ def count_layers(network: nn.Module, x: Tensor) -> tuple[int, int]:
 
 
 def count_danie(preset: str, size: int = PAPER_SIZE, **arguments: Any) -> tuple[int, int, int]:
-    """Give parameters, multiply-adds and batch-norm operations of DANIE, one image, in evaluation mode."""
+    """Return parameters, multiply-adds and batch-norm operations of DANIE, one image, in evaluation mode."""
     with torch.device("meta"):
         network = DANIE(
             PAPER_CHANNELS, PAPER_CLASSES, patch_size=(size, size), **{**PRESETS[preset], **arguments}
@@ -76,7 +76,7 @@ def count_danie(preset: str, size: int = PAPER_SIZE, **arguments: Any) -> tuple[
 
 
 def compare(size: int = PAPER_SIZE) -> str:
-    """Give the table."""
+    """Return the table."""
     rows = []
     for name, preset, arguments, paper in ROWS:
         parameters, products, norms = count_danie(preset, size, **arguments)

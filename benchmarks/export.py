@@ -55,12 +55,12 @@ def make_predictor(classes: int, scale: float) -> SimpleNamespace:
 
 
 def peak_mib() -> float:
-    """Give the largest resident size so far."""
+    """Return the largest resident size so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def measure(way: str, classes: int, small: tuple[int, ...], large: tuple[int, ...]) -> tuple[float, float, str]:
-    """Give memory in MiB, process time in s, and a fingerprint of the segmentation."""
+    """Return memory in MiB, process time in s, and a fingerprint of the segmentation."""
     torch.set_num_threads(1)
     predictor = make_predictor(classes, large[0] / small[0])
     properties = {

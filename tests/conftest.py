@@ -21,7 +21,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def planned_data(tmp_path_factory: pytest.TempPathFactory) -> PlannedData:
-    """Give small phantom datasets, planned and preprocessed once for all workers of a test run."""
+    """Return small phantom datasets, planned and preprocessed once for all workers of a test run."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -40,7 +40,7 @@ def nnunet_folders(planned_data: PlannedData, tmp_path: Path, monkeypatch: pytes
 
 @pytest.fixture(scope="session")
 def published_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with stand-ins for the published ImageNet weights, of the narrow networks' sizes."""
+    """Return a folder with stand-ins for the published ImageNet weights, of the narrow networks' sizes."""
     folder = tmp_path_factory.mktemp("published_weights")
     write_published_weights(folder)
     return folder

@@ -55,7 +55,7 @@ def make_inputs(golden: dict[str, Any]) -> list[torch.Tensor]:
 
 
 def largest_error(golden: dict[str, Any], outputs: list[torch.Tensor]) -> float:
-    """Give the largest error at the stored positions, relative to each output's largest absolute value."""
+    """Return the largest error at the stored positions, relative to each output's largest absolute value."""
     assert [list(output.shape) for output in outputs] == [entry["shape"] for entry in golden["outputs"]]
     errors = []
     for output, entry in zip(outputs, golden["outputs"], strict=True):

@@ -28,14 +28,14 @@ class Plan:
     thin: int = 0
 
     def geometry(self, patch_size: tuple[int, ...] | None = None) -> Geometry:
-        """Give the row's geometry, with another patch size if one is given."""
+        """Return the row's geometry, with another patch size if one is given."""
         axes = len(self.patch_size)
         base = Geometry.from_strides(patch_size or self.patch_size, self.poolings)
         kernels = [(1, 3, 3) if stage < self.thin else (3,) * axes for stage in range(base.n_stages)]
         return Geometry(base.patch_size, base.strides, kernels, base.features, base.n_conv_per_stage)
 
     def narrow(self, patch_size: tuple[int, ...] | None = None) -> Geometry:
-        """Give the row's geometry with widths that a test can afford to compute with; a plan may have any."""
+        """Return the row's geometry with widths that a test can afford to compute with; a plan may have any."""
         base = self.geometry(patch_size)
         return replace(base, features=tuple(min(width // 4, WIDEST_NARROW) for width in base.features))
 
@@ -45,7 +45,7 @@ class Plan:
         return tuple(math.prod(axis) for axis in zip(*self.poolings, strict=True))
 
     def small(self) -> Geometry:
-        """Give the row's strides with the smallest patch that keeps two positions per axis at the bottom, narrow."""
+        """Return the row's strides with the smallest patch that keeps two positions per axis at the bottom, narrow."""
         return self.narrow(tuple(2 * stride for stride in self.total_stride))
 
     def odd_voxels(self) -> int:
@@ -53,7 +53,7 @@ class Plan:
         return math.prod(self.odd().patch_size)
 
     def odd(self) -> Geometry:
-        """Give the row's strides with a bottom of 3 x 2 x 5 positions, narrow."""
+        """Return the row's strides with a bottom of 3 x 2 x 5 positions, narrow."""
         return self.narrow(tuple(n * stride for n, stride in zip((3, 2, 5), self.total_stride, strict=False)))
 
 
@@ -103,7 +103,7 @@ PLANS = (*PLANS_3D, *PLANS_2D)
 
 
 def distinct_strides() -> list[Plan]:
-    """Give the first row of each pattern of strides: rows that differ in patch size alone are left out."""
+    """Return the first row of each pattern of strides: rows that differ in patch size alone are left out."""
     first: dict[tuple, Plan] = {}
     for plan in PLANS:
         first.setdefault(plan.poolings, plan)

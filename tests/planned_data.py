@@ -23,12 +23,12 @@ N_TRAIN, N_TEST = 5, 1
 
 
 def script(name: str) -> str:
-    """Give the path of a console script of the environment that runs the tests."""
+    """Return the path of a console script of the environment that runs the tests."""
     return str(Path(sysconfig.get_path("scripts")) / name)
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """Give an environment for subprocesses in which nothing points to this package."""
+    """Return an environment for subprocesses in which nothing points to this package."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("nnUNet", "PYTEST", "TORCH_"))}
     # Without PASSIVE, waiting threads take the cores from the working ones.
     quiet = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "nnUNet_def_n_proc": "1"}
@@ -58,12 +58,12 @@ class PlannedData:
     results: Path
 
     def with_results(self, folder: Path) -> PlannedData:
-        """Give the same data with another folder for results."""
+        """Return the same data with another folder for results."""
         folder.mkdir(parents=True, exist_ok=True)
         return replace(self, results=folder)
 
     def folder_variables(self) -> dict[str, str]:
-        """Give nnU-Net's three environment variables."""
+        """Return nnU-Net's three environment variables."""
         return {
             "nnUNet_raw": str(self.raw),
             "nnUNet_preprocessed": str(self.preprocessed),
@@ -110,7 +110,7 @@ def _write_datasets(raw: Path) -> None:
 
 
 def _make_narrow(plans_file: Path) -> None:
-    """Give the planned networks a quarter of their widths, which no test depends on."""
+    """Return the planned networks a quarter of their widths, which no test depends on."""
     plans = json.loads(plans_file.read_text())
     for name in CONFIGURATIONS:
         planned = plans["configurations"][name]["architecture"]["arch_kwargs"]
@@ -119,7 +119,7 @@ def _make_narrow(plans_file: Path) -> None:
 
 
 def _preprocess_like_labels(data: PlannedData, dataset: str) -> None:
-    """Give a dataset with the same images the plans of `LABELS`, and preprocess its cases in this process.
+    """Return a dataset with the same images the plans of `LABELS`, and preprocess its cases in this process.
 
     nnU-Net's command starts a pool of processes for each step, which takes most of its time on data this small.
     """

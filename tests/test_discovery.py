@@ -50,7 +50,7 @@ def search_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def shim() -> ModuleType:
-    """Give the module that nnU-Net imports from the discovery folder."""
+    """Return the module that nnU-Net imports from the discovery folder."""
     (path,) = Path(DISCOVERY_FOLDER).glob("*.py")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

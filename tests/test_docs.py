@@ -64,12 +64,12 @@ def read(document: Path) -> str:
 
 
 def prose(document: Path) -> str:
-    """Give a document without its fenced blocks."""
+    """Return a document without its fenced blocks."""
     return _BLOCK.sub("", read(document))
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """Give the fenced blocks of a language, each after empty lines in place of what comes before it."""
+    """Return the fenced blocks of a language, each after empty lines in place of what comes before it."""
     text = read(document)
     return [
         "\n" * text.count("\n", 0, match.start("content")) + match["content"]
@@ -79,7 +79,7 @@ def blocks(document: Path, language: str) -> list[str]:
 
 
 def table(document: Path, first_header: str) -> list[list[str]]:
-    """Give the rows below the header of the one table that starts with this header."""
+    """Return the rows below the header of the one table that starts with this header."""
     lines = prose(document).splitlines()
     (start,) = [number for number, line in enumerate(lines) if line.startswith(f"| {first_header} |")]
     rows = []
@@ -98,7 +98,7 @@ def number(cell: str) -> int:
 
 
 def command_lines(document: Path) -> Iterator[list[str]]:
-    """Give every command line of a document that calls a program, in words."""
+    """Return every command line of a document that calls a program, in words."""
     lines = [line for block in blocks(document, "bash") for line in block.replace("\\\n", " ").splitlines()]
     lines += [code for code in re.findall(r"`([^`\n]+)`", prose(document)) if code.startswith("nnUNetv2_")]
     for line in lines:
@@ -257,7 +257,7 @@ def test_all_python_blocks_are_run() -> None:
 
 
 def heading_anchors(document: Path) -> set[str]:
-    """Give the anchors that GitHub makes of a document's headings."""
+    """Return the anchors that GitHub makes of a document's headings."""
     headings = re.findall(r"^#+ (.+)$", prose(document), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -47,7 +47,7 @@ def modules() -> list[Path]:
 
 
 def part(path: Path) -> str:
-    """Give the folder of a module, or its own name at the top of the package."""
+    """Return the folder of a module, or its own name at the top of the package."""
     relative = path.relative_to(ROOT)
     return relative.parts[0].removesuffix(".py")
 

@@ -66,7 +66,7 @@ def bytes_kept_for_backward(network: nn.Module, x: Tensor) -> int:
 
 
 def move_off_meta(network: Network) -> Network:
-    """Give a network that was built on the meta device the CPU's tensors; under `FakeTensorMode` they take no memory.
+    """Return a network that was built on the meta device the CPU's tensors; under `FakeTensorMode` they take no memory.
 
     `Module.to_empty` does this too, but visits a module as often as it has names, and fails at the second time; in
     nnU-Net's own networks the decoder holds the encoder.

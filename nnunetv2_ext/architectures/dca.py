@@ -348,7 +348,7 @@ def _fitting_heads(name: str, wanted: int | Sequence[int], channels: Sequence[in
         )
     heads = tuple(int(number) for number in wanted)
     if len(heads) != len(channels):
-        raise ValueError(f"{name} {heads} has {len(heads)} entries for {len(channels)} stages: give one a stage.")
+        raise ValueError(f"{name} {heads} has {len(heads)} entries for {len(channels)} stages: give one per stage.")
     for number, width in zip(heads, channels, strict=True):
         if number < 1 or width % number or total % number:
             raise ValueError(
@@ -482,7 +482,7 @@ class DCA(nn.Module):
             return [None] * len(self.channels)
         if len(map_sizes) != len(self.channels):
             raise ValueError(
-                f"map_sizes has {len(map_sizes)} entries for {len(self.channels)} stages: give one a stage."
+                f"map_sizes has {len(map_sizes)} entries for {len(self.channels)} stages: give one per stage."
             )
         grid = self.token_grid or tuple(map_sizes[-1])
         windows = []

@@ -123,13 +123,13 @@ class Geometry:
         )
 
     def grid(self, stage: int) -> tuple[int, ...]:
-        """Give the positions per axis at a stage: the patch size divided by the stage's stride, rounded up."""
+        """Return the positions per axis at a stage: the patch size divided by the stage's stride, rounded up."""
         return tuple(
             -(-size // stride) for size, stride in zip(self.patch_size, self.cumulative_strides[stage], strict=True)
         )
 
     def padded_size(self, multiple: Sequence[int]) -> tuple[int, ...]:
-        """Give the smallest size per axis that holds the patch and is a multiple of `multiple`."""
+        """Return the smallest size per axis that holds the patch and is a multiple of `multiple`."""
         return tuple(-(-size // factor) * factor for size, factor in zip(self.patch_size, multiple, strict=True))
 
 
@@ -156,5 +156,5 @@ def stage_grids(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
 
 
 def halving_stride(grid: Sequence[int]) -> tuple[int, ...]:
-    """Give the stride of one more level below a grid: 2 along axes that are even and have four positions at least."""
+    """Return the stride of one more level below a grid: 2 along axes that are even and have four positions at least."""
     return tuple(2 if size % 2 == 0 and size >= 4 else 1 for size in grid)

@@ -78,7 +78,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each stage, for people to read: at least `stage`, `grid` and `channels`."""
+        """Return one row for each stage, for people to read: at least `stage`, `grid` and `channels`."""
 
     @classmethod
     def from_plans_file(

@@ -69,7 +69,7 @@ def clip_to_smallest_axis(grid: Sequence[int], size: int) -> tuple[tuple[int, ..
 
 
 def _window_settings(grid: Sequence[int], window: int | Sequence[int], position_index: str) -> dict[str, Any]:
-    """Give a stage's window, shift and rule for position biases: the authors' where it is a cube."""
+    """Return a stage's window, shift and rule for position biases: the authors' where it is a cube."""
     window, shift = clip_to_smallest_axis(grid, window) if isinstance(window, int) else clip_window(grid, tuple(window))
     cube = len(window) == 3 and len(set(window)) == 1
     return {"window": window, "shift": shift, "position_index": position_index if cube else "exact"}
@@ -492,7 +492,7 @@ class NNFormer(SegmentationNetwork):
         return norms_biases_and_tables(self)
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each encoder stage."""
+        """Return one row for each encoder stage."""
         return describe_window_stages(self.encoder.stages, self.strides)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:

@@ -102,7 +102,7 @@ class PatchExpanding(nn.Module):
         return self.arrange(self.split(x))
 
     def split(self, x: Tensor) -> Tensor:
-        """Give the positions that each position becomes, (B, h, w, factor, factor, out_channels)."""
+        """Return the positions that each position becomes, (B, h, w, factor, factor, out_channels)."""
         return self.norm(self.expand(x).unflatten(-1, (self.factor, self.factor, -1)))
 
     @staticmethod
@@ -279,7 +279,7 @@ class SwinUNet(SegmentationNetwork):
         return norms_biases_and_tables(self)
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each encoder stage."""
+        """Return one row for each encoder stage."""
         stages: Iterable[Any] = self.stages
         return [
             {
@@ -313,7 +313,7 @@ class SwinUNet(SegmentationNetwork):
 
 
 def _grids(patch_size: Sequence[int], n_stages: int) -> list[tuple[int, ...]]:
-    """Give the tokens per axis of each stage, for a patch that is padded to the deepest one's stride."""
+    """Return the tokens per axis of each stage, for a patch that is padded to the deepest one's stride."""
     deepest = [-(-size // (PATCH * 2 ** (n_stages - 1))) for size in patch_size]
     return [tuple(positions * 2 ** (n_stages - 1 - stage) for positions in deepest) for stage in range(n_stages)]
 

@@ -313,7 +313,7 @@ class SwinUNETR(SegmentationNetwork):
         return norms_biases_and_tables(self)
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each encoder stage, and one for the bottom."""
+        """Return one row for each encoder stage, and one for the bottom."""
         rows = describe_window_stages(self.encoder.stages, self.strides)
         bottom: dict[str, Any] = dict.fromkeys(rows[0], "")
         bottom.update(

@@ -37,7 +37,7 @@ def network_names() -> list[str]:
 
 
 def _scale_strides(output_strides: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Give the strides from which nnU-Net's own trainer derives the scales of a network's outputs.
+    """Return the strides from which nnU-Net's own trainer derives the scales of a network's outputs.
 
     nnU-Net makes one scale for each entry but the last, and gives the coarsest scale the weight zero. Two entries of
     ones at the end make these two rules meet an output that does not exist: each real one keeps its weight, 1, 1/2, ...
@@ -50,7 +50,7 @@ def _scale_strides(output_strides: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def network_plans(planned: PlannedDataset, network_name: str, plans_name: str) -> tuple[dict[str, Any], list[str]]:
-    """Give plans that name a network of this package in every configuration that it serves.
+    """Return plans that name a network of this package in every configuration that it serves.
 
     Args:
         planned: with plans that one of nnU-Net's planners made.

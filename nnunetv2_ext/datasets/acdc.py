@@ -51,7 +51,7 @@ def annotated_frames(info: Path) -> list[int]:
 
 
 def collect(folder: Path) -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Fold 0 is the 3D papers' split, fold 1 the 2D papers'; the test patients of both are the same.
 

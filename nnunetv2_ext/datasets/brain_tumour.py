@@ -77,7 +77,7 @@ def _require_channel_order(path: Path) -> None:
 
 
 def collect(folder: Path) -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

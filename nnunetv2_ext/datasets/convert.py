@@ -46,7 +46,7 @@ def _folder_from(variable: str) -> Path | None:
 
 
 def collect_dataset(name: str, folder: Path, **options: Any) -> Source:
-    """Say what a dataset is made of, from the names of its files; reads and writes nothing else.
+    """Describe a dataset from the names of its files; reads and writes nothing else.
 
     Args:
         name: of the dataset, see `registry`.
@@ -286,7 +286,7 @@ def _place_splits(preprocessed: Path, splits: list[dict[str, list[str]]]) -> lis
 
 
 def format_report(report: Report) -> str:
-    """Say what was written, what the folds are, what to know, and how to go on."""
+    """Describe what was written, what the folds are, what to know, and how to go on."""
     source = report.source
     tests = len(source.test_cases)
     lines = [f"Wrote {report.folder}: {count_phrase(len(source.training_cases), 'training case')}"]

@@ -26,7 +26,7 @@ LABELS = {"polyp": 1}
 
 
 def collect(folder: Path, *, threshold: int | None = None) -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

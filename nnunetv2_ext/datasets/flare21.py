@@ -39,7 +39,7 @@ def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
 
 
 def collect(folder: Path, *, split: str = "3duxnet") -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

@@ -61,7 +61,7 @@ def write_complete_case(
 
 
 def collect(folder: Path, *, cases: str = "all") -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

@@ -23,7 +23,7 @@ PARTS = {"train": 85, "testA": 60, "testB": 20}
 
 
 def collect(folder: Path) -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

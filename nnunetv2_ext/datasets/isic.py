@@ -18,7 +18,7 @@ LABELS = {"lesion": 1}
 def collect_part(
     folder: Path, images_folder: str, masks_folder: str, count: int, dataset: str, *, test: bool = False
 ) -> list[Case]:
-    """Give the cases of one part of a download, sorted by name.
+    """Return the cases of one part of a download, sorted by name.
 
     Args:
         folder: the unpacked download.

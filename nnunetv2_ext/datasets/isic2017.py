@@ -22,7 +22,7 @@ PARTS = {"Training": 2000, "Validation": 150, "Test_v2": 600}
 
 
 def collect(folder: Path, *, threshold: int | None = None) -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

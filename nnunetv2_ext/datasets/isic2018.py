@@ -23,7 +23,7 @@ N_TRAIN, N_VALIDATION, N_TEST = 1815, 259, 520
 
 
 def collect(folder: Path, *, threshold: int | None = None) -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

@@ -82,7 +82,7 @@ def _plain(name: str) -> str:
 
 
 def find_dataset(name: str) -> Dataset:
-    """Give a dataset by its name, in any case and with or without hyphens.
+    """Return a dataset by its name, in any case and with or without hyphens.
 
     Raises:
         UserError: if there is none.
@@ -94,7 +94,7 @@ def find_dataset(name: str) -> Dataset:
 
 
 def check_options(dataset: Dataset, given: dict[str, Any]) -> dict[str, Any]:
-    """Give the options that were set, in the form that `collect` takes.
+    """Return the options that were set, in the form that `collect` takes.
 
     Raises:
         UserError: if one is not an option of this dataset, or has a value that it does not take.

@@ -133,7 +133,7 @@ class Source:
 
 
 def count_phrase(number: int, word: str) -> str:
-    """Say how many there are: `1 case`, `3 cases`."""
+    """Write how many there are: `1 case`, `3 cases`."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
@@ -212,7 +212,7 @@ def require_folder(folder: Path, name: str, dataset: str) -> Path:
 def require_numbers(
     found: Mapping[str, Path], numbers: Iterable[int], name: Callable[[int], str], folder: Path, dataset: str
 ) -> dict[int, Path]:
-    """Give the files of numbered cases.
+    """Return the files of numbered cases.
 
     Args:
         found: files by their number in digits.

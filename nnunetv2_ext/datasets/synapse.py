@@ -40,7 +40,7 @@ def _examine_transunet(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
 
 
 def collect(folder: Path, *, organs: str = "13") -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

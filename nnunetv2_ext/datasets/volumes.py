@@ -131,7 +131,7 @@ def write_case(
 
 
 def labels_of(path: Path) -> list[int]:
-    """Give the labels of a file without the background.
+    """Return the labels of a file without the background.
 
     Raises:
         UserError: if it cannot be read as a 3D image of whole numbers.
@@ -149,7 +149,7 @@ def cases_with_label(sizes: Mapping[str, Mapping[int, float]], label: int) -> in
 
 
 def largest_label(sizes: Mapping[str, Mapping[int, float]], candidates: Sequence[int]) -> int | None:
-    """Give the label with the largest mean volume over the cases that have it, None if no case has any."""
+    """Return the label with the largest mean volume over the cases that have it, None if no case has any."""
     means = {}
     for label in candidates:
         volumes = [case[label] for case in sizes.values() if label in case]

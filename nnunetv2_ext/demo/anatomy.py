@@ -36,7 +36,7 @@ class _Abdomen:
         return tuple(float(c + self.rng.normal(0, spread)) for c in point)
 
     def sized(self, *radii: float, spread: float = 0.07) -> tuple[float, ...]:
-        """Scale an organ: one factor for all of it, a smaller one an axis."""
+        """Scale an organ: one factor for all of it, a smaller one per axis."""
         scale = np.exp(self.rng.normal(0, spread))
         return tuple(float(r * scale * np.exp(self.rng.normal(0, spread / 2))) for r in radii)
 

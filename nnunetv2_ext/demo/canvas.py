@@ -92,7 +92,7 @@ class Canvas:
             radii: Half extent of the body along x, y, z in mm.
 
         Returns:
-            One slice an axis, in array order (z, y, x).
+            One slice per axis, in array order (z, y, x).
         """
         slices = []
         for axis, c, r, scale, offset in zip(

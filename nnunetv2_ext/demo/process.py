@@ -45,7 +45,7 @@ class DiskFullError(DemoError):
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Tell whether an error means that there is no room, on the disk or in the user's quota."""
+    """Return whether an error means that there is no room, on the disk or in the user's quota."""
     return error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 

@@ -32,7 +32,7 @@ class Scores:
     Attributes:
         organs: Names of the labels, in the order of their values.
         cases: Names of the cases.
-        dice: One row a case, one column an organ; NaN where neither reference nor prediction has the organ.
+        dice: One row per case, one column per organ; NaN where neither reference nor prediction has the organ.
     """
 
     organs: tuple[str, ...]
@@ -73,7 +73,7 @@ def read_scores(summary_file: Path, dataset_json: Path) -> Scores:
 
 
 def scores_table(scores: Scores) -> str:
-    """Lay the scores out as a Markdown table that reads well in a terminal too: one row an organ, one column a case."""
+    """Lay the scores out as a Markdown table that reads well in a terminal: one row per organ, one column per case."""
     columns = np.column_stack([scores.dice.T, scores.organ_means()])  # (organs, cases + 1)
     last = [*(_mean(row) for row in scores.dice), scores.mean()]
     rows = [

@@ -64,7 +64,7 @@ def run_demo(
     Args:
         folder: Where everything goes. It is made if it is missing; an earlier demo in it is replaced.
         epochs: Epochs of training.
-        iterations: Training steps an epoch.
+        iterations: Training steps per epoch.
         device: `cpu`, `cuda` or `mps`; by default the GPU if there is one.
 
     Returns:

@@ -225,7 +225,7 @@ def _cells(mask: np.ndarray) -> np.ndarray:
 def _distances(
     source: np.ndarray, target: np.ndarray, spacing: np.ndarray, tolerance: float | None = None
 ) -> np.ndarray:
-    """Give the distance from each point of `source` to the nearest of `target`, in the order of `source[source]`.
+    """Return the distance from each point of `source` to the nearest of `target`, in the order of `source[source]`.
 
     With a tolerance, distances above it are only known to be above it, and given as infinite: that search is shorter.
     """
@@ -247,7 +247,7 @@ def _distances(
 
 
 def _areas(spacing: np.ndarray) -> np.ndarray:
-    """Give the area (3D) or length (2D) of the surface in a cell, for each number that `_cells` gives."""
+    """Return the area (3D) or length (2D) of the surface in a cell, for each number that `_cells` gives."""
     if spacing.size == 2:
         straight = {0b0011: spacing[1], 0b1100: spacing[1], 0b0101: spacing[0], 0b1010: spacing[0]}
         corner = math.hypot(*spacing) / 2

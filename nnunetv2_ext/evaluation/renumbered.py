@@ -42,7 +42,7 @@ def find_renumbering(table: np.ndarray) -> dict[int, int]:
 
 
 def describe_renumbering(found: Mapping[int, int], labels: LabelMap) -> str:
-    """Say which labels of the predictions are which of the references."""
+    """Describe which labels of the predictions are which of the references."""
     names = {value: name for name, value in labels.classes.items() if isinstance(value, int)}
 
     def named(value: int) -> str:

@@ -71,7 +71,7 @@ class Evaluation:
         return math.fsum(means) / len(means)
 
     def pooled(self, name: str) -> dict[str, float]:
-        """Give the metrics of the counts of all cases together, for the metrics that the protocol pools."""
+        """Return the metrics of the counts of all cases together, for the metrics that the protocol pools."""
         overlap = reduce(add, (case.overlaps[name] for case in self.cases))
         return {metric: function(overlap) for metric, function in self.protocol.pooled.items()}
 
@@ -87,7 +87,7 @@ def collect_remarks(cases: Sequence[CaseScores]) -> list[str]:
 
 
 def summarize(evaluation: Evaluation) -> dict:
-    """Give the content of summary.json: nnU-Net's keys, and what the numbers mean."""
+    """Return the content of summary.json: nnU-Net's keys, and what the numbers mean."""
     keys = {name: str(value) for name, value in evaluation.labels.classes.items()}
     metrics = evaluation.metrics
     summary = {

@@ -148,7 +148,7 @@ def _find_dataset_json(reference: Path, prediction: Path) -> Path | None:
 def _resolve_tolerances(
     protocol: Protocol, labels: LabelMap, tolerance: float | None
 ) -> tuple[float | None, dict[str, float]]:
-    """Give the tolerance that holds for all classes, if there is one, and that of each class."""
+    """Return the tolerance that holds for all classes, if there is one, and that of each class."""
     if protocol.default_tolerance is None:
         if tolerance is not None:
             raise UserError(f"The protocol {protocol.name} leaves no tolerance to choose: leave out --tolerance.")

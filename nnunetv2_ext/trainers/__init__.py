@@ -15,7 +15,7 @@ __all__ = ["find_own_trainer", "find_trainer"]
 
 
 def find_trainer(name: str) -> type | None:
-    """Give the trainer class of a name, or None if this package has none of that name.
+    """Return the trainer class of a name, or None if this package has none of that name.
 
     A variant is made once and kept in this module, so that it is one object and can be pickled by name. A near miss
     (the name of one of our trainers with another spelling or suffix) prints the closest valid name to stderr.

@@ -112,7 +112,7 @@ class nnUNetTrainerExt(SafeStopMixin, SeedMixin, nnUNetTrainer):
 
     @classmethod
     def resolve_settings(cls, geometry: Geometry) -> dict[str, Any]:
-        """Give the network's constructor arguments: the plan's, and over them what the trainer fixes."""
+        """Return the network's constructor arguments: the plan's, and over them what the trainer fixes."""
         return {**cls.network_class.settings_from_plan(geometry), **cls.network_settings}
 
     def initialize(self) -> None:

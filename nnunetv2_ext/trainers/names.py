@@ -116,7 +116,7 @@ def _variant(match: re.Match[str]) -> Variant:
 
 
 def closest_name(name: str) -> str | None:
-    """Give the valid name that was probably meant, or None if the name does not look like one of ours."""
+    """Return the valid name that was probably meant, or None if the name does not look like one of ours."""
     base, suffixes = _closest_base(name)
     if base is None:
         return None

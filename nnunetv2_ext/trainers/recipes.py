@@ -40,11 +40,11 @@ class Recipe:
             raise ValueError(f"There is no optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}.")
 
     def warm_up_epochs(self, epochs: int) -> int:
-        """Give the number of epochs of the warm-up in a training of `epochs` epochs."""
+        """Return the number of epochs of the warm-up in a training of `epochs` epochs."""
         return round(self.warm_up * epochs)
 
     def output_weights(self, n_outputs: int) -> tuple[float, ...]:
-        """Give the weight in the loss of each output, highest resolution first: halved each time, sum one."""
+        """Return the weight in the loss of each output, highest resolution first: halved each time, sum one."""
         weights = [0.5**index for index in range(n_outputs)]
         if not self.weigh_last_output:
             weights[-1] = 0.0

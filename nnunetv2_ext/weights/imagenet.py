@@ -80,7 +80,7 @@ class ImageNetReport:
     unused: tuple[str, ...]
 
     def sentences(self) -> list[str]:
-        """Tell people, for a log."""
+        """Describe in sentences what was done, for a log."""
         lines = [
             f"ImageNet weights of the timm model {self.model}, from {self.origin}: {len(self.loaded)} tensors set, "
             f"{len(self.fresh)} as initialised, {len(self.unused)} of timm's without a place here."

@@ -48,7 +48,7 @@ _RENAMED = compile_rules(
 
 
 def authors_name(name: str) -> str:
-    """Give the name that the authors' code has for a tensor of `NNFormer`."""
+    """Return the name that the authors' code has for a tensor of `NNFormer`."""
     return rename(name, _RENAMED)
 
 

@@ -44,7 +44,7 @@ _RENAMED = compile_rules(
 
 
 def authors_name(name: str) -> str:
-    """Give the name that the authors' code has for a tensor of `SwinUNet`."""
+    """Return the name that the authors' code has for a tensor of `SwinUNet`."""
     return rename(name, _RENAMED)
 
 
@@ -91,7 +91,7 @@ _TIMM_NAMES = compile_rules(
 
 
 def resize_position_table(window: tuple[int, ...]) -> Callable[[Tensor, Size], Tensor]:
-    """Give a function that resizes a table of position biases, made for a square window, to another window.
+    """Return a function that resizes a table of position biases, made for a square window, to another window.
 
     Each head's biases, a grid of one for each offset between two tokens, are interpolated (bicubic, corners not
     aligned).
@@ -107,7 +107,7 @@ def resize_position_table(window: tuple[int, ...]) -> Callable[[Tensor, Size], T
 
 
 def imagenet_weights(network: SwinUNet) -> ImageNetWeights:
-    """Say which tensors of a network start from the Swin Transformer that the authors start from, and from which.
+    """Describe which tensors of a network start from the Swin Transformer that the authors start from, and from which.
 
     These are the encoder without blocks that the published model has beyond a stage's depth, the norm after it, and the
     decoder's blocks, from the encoder stage of the same grid. timm fits the first convolution to the input's channels

@@ -33,7 +33,7 @@ def trainer_class(entry: TrainerEntry) -> type:
 
 
 def family_of(entry: TrainerEntry) -> list[TrainerEntry]:
-    """Give the trainers of one network, in the order of the catalog: the last one has what the others have."""
+    """Return the trainers of one network, in the order of the catalog: the last one has what the others have."""
     network = trainer_class(entry).network_class
     return [other for other in ENTRIES if trainer_class(other).network_class is network]
 

@@ -51,7 +51,7 @@ def test_gives_the_authors_numbers(name: str) -> None:
     assert count(module) == golden["trainable_parameters"]
     inputs = golden_files.make_inputs(golden)
     with torch.no_grad():
-        # One attention of one stage takes two tensors and gives one; the rest take and give one a stage.
+        # One attention of one stage takes two tensors and gives one; the rest take and give one per stage.
         outputs = [module(*inputs)] if golden["config"]["module"] in ("cca", "sca") else module(inputs)
     # float32 rounding is near 1e-6; a layer norm epsilon of 1e-5 shows just above 2e-5.
     assert golden_files.largest_error(golden, outputs) <= 2e-5

@@ -29,7 +29,7 @@ from tests import golden_files
 
 
 def authors_tensor(name: str) -> str:
-    """Give the authors' name for a tensor of an attention or of a stage of window blocks."""
+    """Return the authors' name for a tensor of an attention or of a stage of window blocks."""
     for ours, theirs in (
         (r"mlp\.norm\.", "norm2."),
         (r"(blocks\.\d+)\.norm\.", r"\1.norm1."),
@@ -208,7 +208,7 @@ def test_recomputation_changes_no_number(checkpointing: bool) -> None:
 
 
 def visible(layout: WindowLayout, positions: list[tuple[int, ...]]) -> Tensor:
-    """Say which of the tokens at these positions of the padded map may see each other, by the definition.
+    """Find which of the tokens at these positions of the padded map may see each other, by the definition.
 
     Two tokens of one window may if no axis has a cut of the ring between them: the end of the map came together with
     its start by the roll.

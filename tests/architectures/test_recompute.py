@@ -38,7 +38,7 @@ def plainly(function, *inputs):
 
 
 def gradients(block: Block, backward_passes: int = 1) -> list[Tensor]:
-    """Give the sum of the gradients of some backward passes, and a number drawn after them."""
+    """Return the sum of the gradients of some backward passes, and a number drawn after them."""
     torch.manual_seed(1)
     x = torch.ones(4, 8, requires_grad=True)
     loss = block(x).square().sum()

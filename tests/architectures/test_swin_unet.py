@@ -100,7 +100,7 @@ def sharpen(network: nn.Module) -> nn.Module:
 
 
 def plain_and_recurrent(prepare, **changes) -> tuple[torch.Tensor, torch.Tensor]:
-    """Give the logits of the two networks with the same weights, which `prepare` changes first."""
+    """Return the logits of the two networks with the same weights, which `prepare` changes first."""
     recurrent, plain = sharpen(small_network(reca=True, **changes)), small_network(reca=False, **changes).eval()
     with torch.no_grad():
         prepare(recurrent)

@@ -49,7 +49,7 @@ _SET_VARIABLES = {
 
 
 def clean_variables(**variables: str) -> dict[str, str]:
-    """Give the environment variables of a user who has set nothing but `variables`."""
+    """Return the environment variables of a user who has set nothing but `variables`."""
     kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return {**kept, **_SET_VARIABLES, **variables}
 

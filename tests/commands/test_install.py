@@ -136,7 +136,7 @@ def test_install_find_uninstall(mode: Mode, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> LayeredEnv:
-    """Give an environment with this package installed; tests copy it before they change it."""
+    """Return an environment with this package installed; tests copy it before they change it."""
     folder = tmp_path_factory.mktemp("installed")
     environment = LayeredEnv.create(folder / "installed")
     environment.install(copy_project_source(folder / "source"), "uv", editable=False)
@@ -145,7 +145,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> LayeredEnv:
 
 @pytest.fixture
 def damaged(installed: LayeredEnv, tmp_path: Path) -> LayeredEnv:
-    """Give a copy of the installed environment to damage."""
+    """Return a copy of the installed environment to damage."""
     return installed.copy(tmp_path / "damaged")
 
 

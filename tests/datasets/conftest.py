@@ -93,7 +93,7 @@ MINIATURES = {
 
 @pytest.fixture
 def make_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Give a function that writes a miniature download, and makes its converter expect no more than that."""
+    """Return a function that writes a miniature download, and makes its converter expect no more than that."""
 
     def make(name: str) -> Path:
         miniature = MINIATURES[name]
@@ -124,7 +124,7 @@ def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def plan_and_preprocess(_threads: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
-    """Give what `nnUNetv2_plan_and_preprocess` calls, for a dataset and a configuration, in this process."""
+    """Return what `nnUNetv2_plan_and_preprocess` calls, for a dataset and a configuration, in this process."""
     from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprint_dataset,

@@ -18,7 +18,7 @@ PAGES = sorted((ROOT / "docs" / "reproduce").glob("*.md"))
 
 
 def replaced(words: list[str], option: str, value: Path) -> list[str]:
-    """Give a command line with another value of an option."""
+    """Return a command line with another value of an option."""
     place = words.index(option) + 1
     return [*words[:place], str(value), *words[place + 1 :]]
 

@@ -34,7 +34,7 @@ def touch(folder: Path, names: Iterable[str]) -> Path:
 
 
 def sizes(source: Source) -> tuple[int, int, list[tuple[int, int]]]:
-    """Give the numbers of training and test cases, and of both parts of each fold."""
+    """Return the numbers of training and test cases, and of both parts of each fold."""
     known = {case.name for case in source.training_cases}
     for split in source.splits:
         assert not set(split.train) & set(split.val)

@@ -38,7 +38,7 @@ def change(path: Path, function: Callable[[sitk.Image], sitk.Image | None]) -> N
 
 
 def with_voxel(value: float, kind: type = np.int16) -> Callable[[sitk.Image], sitk.Image]:
-    """Give a function that writes one voxel of a label."""
+    """Return a function that writes one voxel of a label."""
 
     def function(image: sitk.Image) -> sitk.Image:
         array = sitk.GetArrayFromImage(image).astype(kind)

@@ -51,7 +51,7 @@ elif name == "nnUNetv2_evaluate_folder":
 
 @pytest.fixture
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give a folder of console scripts; the runner finds nnU-Net's commands there, replaced by a stand-in."""
+    """Return a folder of console scripts; the runner finds nnU-Net's commands there, replaced by a stand-in."""
     folder = tmp_path / "scripts"
     folder.mkdir()
     for name in ("plan_and_preprocess", "train", "predict", "evaluate_folder"):

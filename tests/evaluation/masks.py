@@ -26,7 +26,7 @@ def with_label(*voxels: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def mask_pairs(dims: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Give names and pairs (prediction, reference) of masks that are not empty."""
+    """Return names and pairs (prediction, reference) of masks that are not empty."""
     rng = np.random.default_rng(20)
     shape, corner, centre = (14, 17, 19)[-dims:], (0,) * dims, (6, 7, 8)[-dims:]
     for number in range(3):

@@ -100,7 +100,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals) -
 
 
 def is_running(process: str) -> bool:
-    """Tell whether a process is there and no zombie, which nobody reaps in some containers."""
+    """Return whether a process is there and no zombie, which nobody reaps in some containers."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -25,7 +25,7 @@ CONFIGURATIONS = {2: "2d", 3: "3d_fullres"}
 
 
 def kinds_of_task(entry: TrainerEntry) -> tuple[str, ...]:
-    """Give the datasets for a trainer: labels for each; trainers of one network share the other kinds of task."""
+    """Return the datasets for a trainer: labels for each; trainers of one network share the other kinds of task."""
     family = [
         other for other in TRAINERS if find_trainer(other.name).network_class is find_trainer(entry.name).network_class
     ]

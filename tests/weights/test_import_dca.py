@@ -39,7 +39,7 @@ def golden_of(trainer_name: str) -> dict[str, Any]:
 
 
 def at_full_width(golden: dict[str, Any]) -> list[dict[str, Any]]:
-    """Give the tensors that the golden file of the paper's size lists, under the names of this file."""
+    """Return the tensors that the golden file of the paper's size lists, under the names of this file."""
     paper = {entry["name"]: entry for entry in golden_files.load("dca_unets-resunetpp-paper")["state_dict"]}
     return [{**entry, "shape": paper[entry["name"]]["shape"]} for entry in golden["state_dict"]]
 

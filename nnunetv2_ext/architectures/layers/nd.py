@@ -22,27 +22,27 @@ def _pick(spatial_dims: int, in_2d: type[nn.Module], in_3d: type[nn.Module]) -> 
 
 
 def conv(spatial_dims: int) -> type[nn.Module]:
-    """Give the convolution class of a dimension."""
+    """Return the convolution class of a dimension."""
     return _pick(spatial_dims, nn.Conv2d, nn.Conv3d)
 
 
 def conv_transpose(spatial_dims: int) -> type[nn.Module]:
-    """Give the transposed convolution class of a dimension."""
+    """Return the transposed convolution class of a dimension."""
     return _pick(spatial_dims, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def batch_norm(spatial_dims: int) -> type[nn.Module]:
-    """Give the batch norm class of a dimension."""
+    """Return the batch norm class of a dimension."""
     return _pick(spatial_dims, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def instance_norm(spatial_dims: int) -> type[nn.Module]:
-    """Give the instance norm class of a dimension."""
+    """Return the instance norm class of a dimension."""
     return _pick(spatial_dims, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 def channel_dropout(spatial_dims: int) -> type[nn.Module]:
-    """Give the dropout class that zeroes whole channels."""
+    """Return the dropout class that zeroes whole channels."""
     return _pick(spatial_dims, nn.Dropout2d, nn.Dropout3d)
 
 

@@ -240,7 +240,7 @@ class UShapedNetwork(SegmentationNetwork):
         }
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each stage."""
+        """Return one row for each stage."""
         return [
             {
                 "stage": number,

@@ -31,7 +31,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def convs_in_stage(stage: int) -> int:
-    """Give the number of convolutions of a stage of VGG19's encoder, counted from 0."""
+    """Return the number of convolutions of a stage of VGG19's encoder, counted from 0."""
     return 2 if stage < 2 else 4
 
 

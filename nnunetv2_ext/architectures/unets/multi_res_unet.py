@@ -26,7 +26,7 @@ LONGEST_PATH = 4
 
 
 def block_widths(nominal: int) -> tuple[int, ...]:
-    """Give the channels of a block's three convolutions; their sum is the block's output."""
+    """Return the channels of a block's three convolutions; their sum is the block's output."""
     return tuple(int(WIDENING * nominal * share) for share in SHARES)
 
 
