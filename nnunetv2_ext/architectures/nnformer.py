@@ -351,7 +351,7 @@ class NNFormer(SegmentationNetwork):
         depths: blocks of each stage; a decoder stage has as many as the encoder's of its resolution.
         num_heads: heads of each stage.
         windows: per stage the window: a number, a cube that is clipped to the shortest axis of the map and then not
-            shifted, as the authors have it; or one number an axis, clipped axis by axis.
+            shifted, as the authors have it; or one number per axis, clipped axis by axis.
         mlp_ratio: width of the MLPs' hidden layer against C.
         drop_path_rate: rate of stochastic depth in the last block of encoder and decoder; it rises linearly from 0.
         position_index: "nnformer", the authors' rule for position biases, by which different offsets share a value, or

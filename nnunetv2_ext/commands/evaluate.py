@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--protocol", metavar="NAME", required=True, help=protocols)
     maps = "what the labels mean: a dataset.json, or a map's name (default: the protocol's own)"
     parser.add_argument("--labels", metavar="MAP", help=maps)
-    parser.add_argument("--tolerance", metavar="MM", type=float, help="of nnunet's NSD (default: 1)")
+    parser.add_argument("--tolerance", metavar="MM", type=float, help="tolerance of nnunet's NSD in mm (default: 1)")
     parser.add_argument("-o", metavar="DIR", type=Path, help="folder to write (default: PRED/evaluation_NAME)")
     parser.add_argument("-np", metavar="N", type=int, help=PROCESSES_HELP)
     parser.add_argument("--chill", action="store_true", help="leave out references without a prediction")

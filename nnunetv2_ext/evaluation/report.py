@@ -122,7 +122,7 @@ def summarize(evaluation: Evaluation) -> dict:
 
 
 def means_table(evaluation: Evaluation, *, definitions: bool = True) -> str:
-    """Lay out the means as a markdown table: one row a metric, with its definition, unit and rule for empty masks.
+    """Lay out the means as a markdown table: one row per metric, with its definition, unit and rule for empty masks.
 
     Args:
         evaluation: what was found.

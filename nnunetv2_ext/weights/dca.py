@@ -50,7 +50,7 @@ def authors_name(name: str) -> str:
 def build(config: Mapping[str, Any]) -> nn.Module:
     """Build the module that an authors' configuration describes: DCA, one block, or one attention of one stage.
 
-    DCA and the block take and return a list, one entry a stage; CCA takes tokens and context, SCA context and tokens.
+    DCA and the block take and return a list, one entry per stage; CCA takes tokens and context, SCA context and tokens.
 
     Raises:
         ValueError: if `config["module"]` is none of these.
