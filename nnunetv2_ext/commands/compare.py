@@ -79,9 +79,7 @@ def _compare(arguments: argparse.Namespace) -> Comparison:
     from nnunetv2_ext.comparison.compare import compare_predictions, compare_trainings
     from nnunetv2_ext.comparison.scoring import Scoring
 
-    scoring = None
-    if any(value is not None for value in (arguments.protocol, arguments.labels, arguments.tolerance, arguments.np)):
-        scoring = Scoring(arguments.protocol or "nnunet", arguments.labels, arguments.tolerance, arguments.np)
+    scoring = Scoring(arguments.protocol, arguments.labels, arguments.tolerance, arguments.np)
     how = {"metrics": arguments.metric, "reference": arguments.reference, "scoring": scoring}
     trainings = (arguments.d, arguments.c, arguments.tr)
     if arguments.predictions is not None and arguments.ref is not None and not any(trainings):

@@ -58,15 +58,15 @@ def compare_trainings(
         folds: those that are wanted.
         metrics: names; the first is the main one. By default Dice, or the protocol's first.
         reference: the trainer against which others are held; by default the first.
-        scoring: how label maps are scored; by default what summary.json holds, and for other metrics the protocol
-            nnunet.
+        scoring: how label maps are scored, where they are; see `Scoring`.
 
     Raises:
         UserError: in one sentence, where nothing can be compared.
     """
     names = _names(trainers, plans)
     reference = _reference(reference, list(names))
-    wanted, scoring, to_score = _metrics(metrics, scoring)
+    scoring = scoring or Scoring()
+    wanted, to_score = _metrics(metrics, scoring)
     results = results_folder()
     found = _Found()
     for dataset in dataset_folders(datasets, results):
@@ -97,7 +97,7 @@ def compare_predictions(
         references: folder of the references, with the same names of cases.
         metrics: names; the first is the main one. By default the protocol's first.
         reference: the name against which others are held; by default the first.
-        scoring: how label maps are scored; by default the protocol nnunet.
+        scoring: how label maps are scored; see `Scoring`.
 
     Raises:
         UserError: in one sentence, if something does not fit together.
@@ -146,17 +146,16 @@ def _reference(reference: str | None, names: Sequence[str]) -> str:
     return reference or names[0]
 
 
-def _metrics(names: Sequence[str], scoring: Scoring | None) -> tuple[tuple[Metric, ...], Scoring, tuple[str, ...]]:
-    """Find the metrics, how label maps are scored, and for which metrics they must be."""
-    if scoring is not None:
+def _metrics(names: Sequence[str], scoring: Scoring) -> tuple[tuple[Metric, ...], tuple[str, ...]]:
+    """Find the metrics, and for which of them label maps must be scored."""
+    names = list(dict.fromkeys(names))
+    if scoring.anew:
         metrics = metrics_of(names, scoring)
-        return metrics, scoring, tuple(metric.name for metric in metrics)
-    names = list(dict.fromkeys(names)) or ["Dice"]
-    if all(name in IN_SUMMARIES for name in names):
-        return tuple(IN_SUMMARIES[name] for name in names), Scoring(), ()
-    metrics = metrics_of(names, Scoring())
-    metrics = tuple(IN_SUMMARIES.get(metric.name, metric) for metric in metrics)
-    return metrics, Scoring(), tuple(name for name in names if name not in IN_SUMMARIES)
+        return metrics, tuple(metric.name for metric in metrics)
+    names = names or ["Dice"]
+    to_score = tuple(name for name in names if name not in IN_SUMMARIES)
+    scored = {metric.name: metric for metric in metrics_of(to_score, scoring)} if to_score else {}
+    return tuple(IN_SUMMARIES.get(name) or scored[name] for name in names), to_score
 
 
 def _add_dataset(
@@ -188,7 +187,11 @@ def _add_dataset(
     for training in there:
         own = folds[training.name]
         records = [read_record(fold.folder) for fold in own]
-        problems = [problem for record in records for problem in record.problems]
+        problems = [
+            f"fold {fold.number}: {problem}"
+            for fold, record in zip(own, records, strict=True)
+            for problem in record.problems
+        ]
         try:
             planned = read_plan(training)
         except UserError as error:
@@ -197,7 +200,8 @@ def _add_dataset(
         setups.append(find_setup(training, own, records, planned))
         of_costs, more = find_costs(training, setups[-1], own, records, planned)
         costs.append(of_costs)
-        found.findings += [Finding("files", problem) for problem in dict.fromkeys((*problems, *more))]
+        who = f"{training.name} on {dataset}"
+        found.findings += [Finding("files", f"{who}, {problem}") for problem in (*problems, *more)]
         found.findings += find_record_findings(training.name, dataset, [fold.number for fold in own], records)
     found.setups += setups
     found.costs += costs
@@ -250,13 +254,14 @@ def _add_scores(
             if known.ignore is not None:
                 sentence = f"{name} has an ignore label ({known.ignore}): its voxels of the references count nowhere."
                 found.findings.append(Finding("ignore", sentence))
-        except UserError as error:
-            found.findings.append(Finding("files", f"{error} Its labels are shown by their numbers."))
+        except UserError:
+            sentence = f"The dataset.json of {name} cannot be read, so its labels are shown by their numbers."
+            found.findings.append(Finding("files", sentence))
     ordered = sorted(labels, key=lambda label: ([*names, label].index(label), len(label), label))
     dataset = Dataset(name, {label: names.get(label, f"label {label}") for label in ordered}, tuple(sorted(cases)))
     found.datasets.append(dataset)
     found.scores += scores
-    found.findings += find_case_findings(scores, dataset, metrics[0], trainers)
+    found.findings += find_case_findings(scores, dataset, metrics, trainers)
 
 
 def _whole(found: _Found, trainers: tuple[str, ...], metrics: tuple[Metric, ...], reference: str) -> Comparison:
@@ -271,7 +276,7 @@ def _whole(found: _Found, trainers: tuple[str, ...], metrics: tuple[Metric, ...]
             results.append(compare_datasets(of_metric, metric, trainers, reference))
     gone = []
     if found.missing:
-        words = f"{len(found.missing)} runs that were asked for are missing; the list has the commands that make them."
+        words = f"Of the runs that were asked for, {len(found.missing)} are missing; their list has the commands."
         gone = [Finding("missing", words)]
     return Comparison(
         reference=reference,

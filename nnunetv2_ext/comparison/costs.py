@@ -48,7 +48,9 @@ def read_plan(training: Training) -> PlannedConfiguration | None:
         return read_configuration(_load(plans), _load(dataset_json), training.configuration)
     except Exception as error:
         # nnU-Net's own readers raise whatever they meet in a file from elsewhere.
-        raise UserError(f"{plans} cannot be read as plans with {training.configuration} ({error!r}).") from error
+        raise UserError(
+            f"plans.json cannot be read as plans with {training.configuration} ({type(error).__name__})."
+        ) from error
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def find_costs(
         network = _estimate(training, setup, planned)
     except Exception as error:
         # A plan from elsewhere may name anything; the rest of the comparison does not depend on it.
-        problems.append(f"The network of {training.name} cannot be built from its plans ({error}).")
+        problems.append(f"the network cannot be built from its plans ({error}).")
     parameters = network.cost.parameters if network else _stored_parameters(folds, problems)
     seconds = [value for record in records for value in record.seconds]
     in_all = [record.seconds_in_all for record in records if record.seconds_in_all is not None]

@@ -82,13 +82,13 @@ def _memory(costs: Sequence[Costs], reference: str) -> list[Finding]:
         memory: dict[str, float] = {cost.trainer: value for cost in costs if (value := read(cost)) is not None}
         if reference in memory and len(memory) > 1:
             base = memory[reference]
-            off = {name: f"{mib / 1024:.1f} GiB" for name, mib in memory.items() if mib > _MEMORY_RATIO * base}
+            off = {name: f"{mib:,.0f} MiB" for name, mib in memory.items() if mib > _MEMORY_RATIO * base}
             if not off:
                 return []
             return [
                 Finding(
                     "memory",
-                    f"Training steps of {reference} {word} {base / 1024:.1f} GiB, others more: "
+                    f"Training steps of {reference} {word} {base:,.0f} MiB, others more: "
                     f"{list_values(off)}; a baseline that nnU-Net plans for that memory "
                     "(nnUNetv2_plan_experiment with a ResEnc planner and -gpu_memory_target) may be stronger.",
                 )
@@ -122,8 +122,8 @@ def find_record_findings(
         findings.append(
             Finding(
                 "checkpoint",
-                f"{trainer} on {dataset}: whether {list_names(open_ended, 'fold')} came to the end of training is not known: "
-                "there is no checkpoint_final.pth.",
+                f"{trainer} on {dataset}: whether {list_names(open_ended, 'fold')} came to the training's end is not "
+                "known, for lack of a checkpoint_final.pth.",
             )
         )
     for kind, words, read in (

@@ -34,14 +34,14 @@ def list_values(values: Mapping[str, Any]) -> str:
 
 
 def find_case_findings(
-    scores: Sequence[Score], dataset: Dataset, metric: Metric, trainers: Sequence[str]
+    scores: Sequence[Score], dataset: Dataset, metrics: Sequence[Metric], trainers: Sequence[str]
 ) -> list[Finding]:
     """Say which cases and labels of a dataset are compared, and which are not.
 
     Args:
         scores: all of the dataset.
         dataset: what is compared.
-        metric: the main one.
+        metrics: by which is compared.
         trainers: those of which there are scores.
     """
     findings = []
@@ -54,7 +54,7 @@ def find_case_findings(
                 Finding(
                     "cases",
                     f"{name} has no score of {list_names(lacking)} on {dataset.name}, which others have: "
-                    f"compared are the {len(dataset.cases)} cases that all have.",
+                    f"{len(dataset.cases)} cases, which all have, are compared.",
                 )
             )
     labels = {name: {s.label for s in scores if s.trainer == name} for name in trainers}
@@ -77,7 +77,8 @@ def find_case_findings(
                 f"{dataset.name} is scored by regions, which overlap: their scores within a case are not independent.",
             )
         )
-    return findings + _splits(scores, dataset, trainers) + _undefined(scores, dataset, metric)
+    findings += _splits(scores, dataset, trainers)
+    return findings + [finding for metric in metrics for finding in _undefined(scores, dataset, metric)]
 
 
 def _splits(scores: Sequence[Score], dataset: Dataset, trainers: Sequence[str]) -> list[Finding]:
@@ -116,13 +117,17 @@ def _undefined(scores: Sequence[Score], dataset: Dataset, metric: Metric) -> lis
             )
         )
     if partly:
+        where = list_names(f"{case}, label {label}" for case, label in partly)
+        why = (
+            "where the reference has no such mask, who rightly predicts nothing gets no score, and others get the worst"
+            if metric.higher_is_better
+            else "a missed mask has no distance, so these masks are left out for all"
+        )
         findings.append(
             Finding(
                 "undefined",
-                f"{metric.name} on {dataset.name} is not defined for {len(partly)} masks in some "
-                f"trainers only ({list_names(f'{case}, label {label}' for case, label in partly)}), mostly because the "
-                "reference has no such mask: who rightly predicts nothing gets no score there, others get the worst; "
-                "the table of failures counts these.",
+                f"{metric.name} on {dataset.name} is not defined for {len(partly)} masks in some trainers only "
+                f"({where}): {why}; the table of failures counts them.",
             )
         )
     return findings
@@ -136,7 +141,7 @@ def find_size_findings(datasets: Sequence[Dataset]) -> list[Finding]:
             findings.append(
                 Finding(
                     "few",
-                    f"{dataset.name} gives {len(dataset.cases)} cases to compare, fewer than {FEW_CASES}: "
+                    f"Compared on {dataset.name}: n = {len(dataset.cases)}, fewer than {FEW_CASES} cases: "
                     "only large differences can show.",
                 )
             )

@@ -172,10 +172,12 @@ def read_scores(summary: Path, training: Training, fold: int) -> tuple[list[Scor
                 twice.append(case)
             else:
                 found[case] = scores
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{summary} cannot be read as nnU-Net's summary.json ({error!r}).") from error
+    except OSError as error:
+        raise UserError(f"{summary.name} cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{summary.name} cannot be read as nnU-Net's ({error!r}).") from error
     if not any(found.values()):
-        raise UserError(f"{summary} holds no scores of a case.")
+        raise UserError(f"{summary.name} holds no scores of a case.")
     return [score for scores in found.values() for score in scores], sorted(set(twice))
 
 

@@ -32,16 +32,26 @@ class Scoring:
     """How label maps are scored.
 
     Attributes:
-        protocol: name of a protocol of `evaluation`.
+        protocol: name of a protocol of `evaluation`; None is nnunet, and only for what summary.json does not hold.
         labels: what the values mean, see `evaluation.runner`.
         tolerance: of the NSD in mm.
         processes: how many work at a time.
     """
 
-    protocol: str = "nnunet"
+    protocol: str | None = None
     labels: str | None = None
     tolerance: float | None = None
     processes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the protocol that is computed."""
+        return self.protocol or "nnunet"
+
+    @property
+    def anew(self) -> bool:
+        """Whether what summary.json holds does not count."""
+        return self.protocol is not None or self.labels is not None
 
 
 def metrics_of(names: Sequence[str], scoring: Scoring) -> tuple[Metric, ...]:
@@ -52,15 +62,14 @@ def metrics_of(names: Sequence[str], scoring: Scoring) -> tuple[Metric, ...]:
     """
     from nnunetv2_ext.evaluation.protocols import find_protocol
 
-    known = {metric.name: metric for metric in find_protocol(scoring.protocol).metrics if metric.shown}
+    protocol = find_protocol(scoring.name)
+    known = {metric.name: metric for metric in protocol.metrics if metric.shown}
     found = []
     for name in dict.fromkeys(names or [next(iter(known))]):
         if name not in known:
-            raise UserError(f"The protocol {scoring.protocol} has no metric {name!r}; it has {', '.join(known)}.")
+            raise UserError(f"The protocol {scoring.name} has no metric {name!r}; it has {', '.join(known)}.")
         metric = known[name]
-        tolerance = (
-            scoring.tolerance if scoring.tolerance is not None else find_protocol(scoring.protocol).default_tolerance
-        )
+        tolerance = protocol.default_tolerance if scoring.tolerance is None else scoring.tolerance
         at = f": {tolerance:g} mm" if name == "NSD" and tolerance is not None else ""
         # Lengths are errors; all others are shares of what is right.
         found.append(Metric(name, metric.unit, not metric.unit, f"{metric.definition}{at}; {metric.empty}"))
@@ -98,12 +107,12 @@ def score_fold(fold: Fold, scoring: Scoring, wanted: Sequence[str]) -> Fold:
 
     labels = scoring.labels
     own = fold.training.folder / "dataset.json"
-    if labels is None and own.is_file() and scoring.protocol == "nnunet":
+    if labels is None and own.is_file() and scoring.name == "nnunet":
         labels = str(own)
     found = score_folders(
         find_references(fold.training.dataset, fold),
         fold.validation,
-        scoring.protocol,
+        scoring.name,
         labels=labels,
         tolerance=scoring.tolerance,
         only_predicted=True,
@@ -141,7 +150,7 @@ def score_predictions(name: str, folder: Path, references: Path, scoring: Scorin
     found = score_folders(
         references,
         folder,
-        scoring.protocol,
+        scoring.name,
         labels=scoring.labels,
         tolerance=scoring.tolerance,
         only_predicted=True,

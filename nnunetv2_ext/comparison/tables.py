@@ -49,6 +49,10 @@ def compare_cases(
         reference: one of them.
     """
     by_label = _tables(scores, dataset, metric, trainers)
+    if not metric.higher_is_better:
+        # A missed mask has no distance: who misses the difficult ones must not look better for it.
+        there = ~np.isnan(by_label).all(axis=(0, 2))
+        by_label[np.isnan(by_label[:, there]).any(axis=1)[:, None, :].repeat(len(trainers), axis=1)] = math.nan
     table = _mean_of_defined(by_label)
     labels = tuple(
         LabelSummary(label, _summaries(by_label[:, :, column], trainers)) for column, label in enumerate(dataset.labels)

@@ -43,7 +43,7 @@ class TrainingRecord:
         inference_seconds: per case of the validation, median.
         validated_early: whether the validation is older than the training's end.
         complete: whether the checkpoint of the training's end is there.
-        problems: files that cannot be read, one sentence each.
+        problems: files that cannot be read, one sentence each, without the names of folders: reports travel.
     """
 
     epochs: int | None = None
@@ -120,12 +120,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:
         # torch raises a different type for each way in which a file can be damaged.
-        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{path} is not read, because it is damaged or holds more than numbers and text ({reason[:120]})."
+            f"{path.name} is not read, because it is damaged or holds more than numbers and text, and nothing of it is "
+            "executed."
         ) from error
     if not isinstance(found, dict):
-        raise UserError(f"{path} is not a checkpoint of nnU-Net.")
+        raise UserError(f"{path.name} is not a checkpoint of nnU-Net.")
     return found
 
 
@@ -163,7 +163,7 @@ def _read_debug(path: Path, problems: list[str]) -> dict[str, str]:
         found = json.loads(path.read_text(encoding="utf-8"))
         return {key: value for key, value in found.items() if isinstance(value, str)}
     except (OSError, ValueError, AttributeError) as error:
-        problems.append(f"{path} cannot be read ({error!r}), so its settings are not known.")
+        problems.append(f"{path.name} cannot be read ({type(error).__name__}), so its settings are not known.")
         return {}
 
 
@@ -179,7 +179,7 @@ def _read_epochs(path: Path, problems: list[str]) -> list[dict[str, Any]]:
         except (ValueError, KeyError, TypeError):
             broken += 1
     if broken:
-        problems.append(f"{path} has {broken} lines that cannot be read; they are left out of the times.")
+        problems.append(f"{path.name} has {broken} lines that cannot be read; they are left out of the times.")
     return records
 
 
