@@ -20,6 +20,7 @@ from nnunetv2_ext.comparison.report.numbers import format_number, with_unit
 from nnunetv2_ext.comparison.report.svg import fit_text, visible_text
 from nnunetv2_ext.comparison.report.tables import find_metric
 from nnunetv2_ext.comparison.report.theme import LABELS
+from nnunetv2_ext.comparison.report.words import list_names
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.label_maps import LabelImage, file_ending, read_label_image
 from nnunetv2_ext.images.pictures import open_picture
@@ -29,6 +30,7 @@ __all__ = ["Panel", "Picture", "draw_worst_cases", "worst_cases"]
 
 _LONGER_SIDE = 240  # pixels of a panel
 _QUALITY = 82
+_ORDINALS = {1: "worst case", 2: "second worst case", 3: "third worst case"}
 _MARGIN = 0.2  # of the box around all masks
 _LEAST_BOX = 24  # voxels
 
@@ -119,7 +121,8 @@ def draw_worst_cases(comparison: Comparison, result: Result, room: int) -> tuple
         if entry is None or entry.reference is None or not entry.predictions:
             absent.append(case)
             continue
-        why = "; ".join(f"{_ordinal(rank)} of {trainer}" for trainer, rank in trainers)
+        places = {rank: [trainer for trainer, own in trainers if own == rank] for _, rank in trainers}
+        why = "; ".join(f"the {_ORDINALS[rank]} of {list_names(names)}" for rank, names in sorted(places.items()))
         try:
             picture = _draw_case(comparison, result, dataset, entry, trainers[0][0], f"worst-{number}-{place}")
         except (UserError, OSError) as error:
@@ -130,14 +133,10 @@ def draw_worst_cases(comparison: Comparison, result: Result, room: int) -> tuple
             remarks.append(f"{case}: no picture, because the page would become too large.")
             continue
         room -= size
-        pictures.append(replace(picture, why=f"among the worst cases: {why}"))
+        pictures.append(replace(picture, why=why))
     if absent:
         remarks.append(f"No pictures of {', '.join(absent)}: the reference or the predictions are not there.")
     return pictures, remarks
-
-
-def _ordinal(place: int) -> str:
-    return {1: "worst", 2: "second worst", 3: "third worst"}[place]
 
 
 def _draw_case(

@@ -33,11 +33,10 @@ def conclude(comparison: Comparison, result: Result) -> list[str]:
         sentences += [_verdict(pair, metric, result) for pair in others]
     else:
         seen = [pair for pair in others if _differs(pair)]
-        shown = "; ".join(f"{_better(pair, metric)[0]} better than {_better(pair, metric)[1]}" for pair in seen)
         sentences.append(
             f"Of the {count(len(others), 'pair')} without the reference, {len(seen) or 'none'} "
-            f"{'shows' if len(seen) in (0, 1) else 'show'} a difference after Holm's correction"
-            f"{f': {shown}' if shown else ''}."
+            f"{'shows' if len(seen) in (0, 1) else 'show'} a difference after Holm's correction; the table of pairs "
+            "has them all."
         )
     known = [summary for summary in result.summaries if summary.mean is not None]
     if len(known) > 1:
@@ -63,8 +62,8 @@ def _verdict(pair: Pair, metric: Metric, result: Result) -> str:
     difference = with_unit(format_signed(pair.difference, metric), metric)
     numbers = (
         f"mean difference {difference}, 95 % interval {format_interval(pair.ci95, metric, signed=True)}, "
-        f"{_p(pair.p_holm)} after Holm's correction; {pair.wins} wins, {pair.ties} ties and {pair.losses} losses in "
-        f"{count(pair.n, _unit(result))}"
+        f"{_p(pair.p_holm)} after Holm's correction; {count(pair.wins, 'win')}, {count(pair.ties, 'tie')} and "
+        f"{count(pair.losses, 'loss')} in {count(pair.n, _unit(result))}"
     )
     if pair.ties == pair.n:
         return f"{pair.a} and {pair.b} have the same {metric.name} in every {_unit(result)} ({numbers})."
@@ -152,8 +151,8 @@ def describe_ranks(result: Result) -> list[str]:
         test = result.friedman
         sentences.append(
             f"Friedman's test of all trainers at once, {count(test.n, _unit(result))}: chi-square "
-            f"{test.statistic:.2f}, {_p(test.p)}. Trainers whose mean ranks differ by less than {test.critical_difference:.2f} (Nemenyi's "
-            "critical difference, 5 %) are not told apart by it."
+            f"{test.statistic:.2f}, {_p(test.p)}. Trainers whose mean ranks differ by less than "
+            f"{test.critical_difference:.2f} (Nemenyi's critical difference, 5 %) are not told apart by it."
         )
     for ranking in result.rankings:
         low, high = ranking.kendall_tau_ci95
@@ -173,7 +172,7 @@ def split_pairs(comparison: Comparison, result: Result) -> tuple[list[Pair], lis
 
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, as in `1 case` and `2 cases`."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
 def list_names(names: list[str]) -> str:

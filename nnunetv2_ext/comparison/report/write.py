@@ -104,9 +104,11 @@ def _drawing_of(panel: Panel) -> Markup:
     return Markup(panel.svg)
 
 
-def _breakable(name: str) -> Markup:
-    """Return a name that may break behind its joints and before its capitals, but nowhere else."""
-    parts = re.findall(r"[A-Z]+[^A-Z_\-./]*[_\-./]*|[^A-Z_\-./]+[_\-./]*|[_\-./]+", visible_text(name))
+def _breakable(text: str) -> Markup:
+    """Return a text whose long names may break behind their joints and before their capitals, and nowhere else."""
+    parts = re.split(
+        r"(?<=[a-z0-9]{3})(?=[A-Z][A-Za-z])|(?<=\w[_/])(?=\w)", visible_text(text).replace(" %", "\N{NO-BREAK SPACE}%")
+    )
     return Markup("<wbr>").join(parts)
 
 
