@@ -22,6 +22,7 @@ from nnunetv2_ext.comparison.report.theme import LIGHT
 __all__ = ["fit_text", "inline_svg", "new_figure", "save_pages", "standalone_svg", "text_width", "wrap_text"]
 
 _UNITS = 72  # of an SVG by matplotlib, in an inch; one is a pixel of the page
+_MEASURED = 100.0  # size at which letters are measured
 _SETTINGS = {
     "font.family": "DejaVu Sans",  # comes with matplotlib; wider than most, so that measured texts fit in others too
     "svg.fonttype": "none",
@@ -95,12 +96,16 @@ def visible_text(text: str, *, keep: str = "") -> str:
     )
 
 
+def text_width(text: str, size: float) -> float:
+    """Return the width of a line of text in pixels, without what its letters move together."""
+    return size / _MEASURED * sum(_width(sign) for sign in text)
+
+
 @cache
-def text_width(text: str, size: float, *, bold: bool = False) -> float:
-    """Return the width of a line of text in pixels."""
-    font = FontProperties(family="DejaVu Sans", size=size, weight="bold" if bold else "normal")
+def _width(sign: str) -> float:
+    font = FontProperties(family="DejaVu Sans", size=_MEASURED)
     with _drawing():
-        width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+        width, _, _ = text_to_path.get_text_width_height_descent(sign, font, ismath=False)
     return float(width)
 
 

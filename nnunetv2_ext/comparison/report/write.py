@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from nnunetv2_ext.comparison.model import Comparison
 from nnunetv2_ext.comparison.report.document import Block, Drawing, Gallery, Grid, Section
@@ -39,8 +40,9 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     """
     sections = make_sections(comparison)
     drawings = {block.name: block for block in _blocks(sections) if isinstance(block, Drawing)}
-    wide = {name: _inline(block, WIDE, "wide") for name, block in drawings.items()}
-    narrow = {name: _inline(block, NARROW, "narrow") for name, block in drawings.items()}
+    pages = {name: block.draw(WIDE) for name, block in drawings.items()}
+    wide = {name: _inline(block, pages[name], "wide") for name, block in drawings.items()}
+    narrow = {name: _inline(block, block.draw(NARROW), "narrow") for name, block in drawings.items()}
     tables = [block.table for block in _blocks(sections) if isinstance(block, Grid)]
     values = {
         "title": title(comparison),
@@ -57,8 +59,8 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     for block in _blocks(sections):
         for picture in block.pictures if isinstance(block, Gallery) else ():
             files[f"figures/{picture.name}.svg"] = picture.side_by_side().encode()
-    if drawings:
-        files["figures/figures.pdf"] = save_pages([drawing.draw(WIDE) for drawing in drawings.values()])
+    if pages:
+        files["figures/figures.pdf"] = save_pages(list(pages.values()))
     for template, name in (
         ("tables.tex.j2", "tables.tex"),
         ("report.md.j2", "report.md"),
@@ -75,9 +77,9 @@ def _blocks(sections: list[Section]) -> Iterator[Block]:
         yield from section.blocks
 
 
-def _inline(drawing: Drawing, width: int, css_class: str) -> str:
+def _inline(drawing: Drawing, figure: Figure, css_class: str) -> str:
     return inline_svg(
-        drawing.draw(width), name=f"{drawing.name}-{css_class}", title=drawing.title, description=drawing.description,
+        figure, name=f"{drawing.name}-{css_class}", title=drawing.title, description=drawing.description,
         css_class=css_class,
     )  # fmt: skip
 
