@@ -36,7 +36,7 @@ def write_volume(
 def example(
     folder: Path, *, spacing: tuple[float, ...] = (1.0, 1.0, 3.0), direction: tuple[float, ...] | None = None
 ) -> Comparison:
-    """Make a comparison on four cases; the label is high in y and low in x, and the slice with index 5 has the error."""
+    """Make a comparison on four cases; the label is high in y and low in x, and slice 5 has the error."""
     comparison = make_example(("A", "B<"), n_cases=4)
     files = []
     for case in comparison.datasets[0].cases:

@@ -14,6 +14,7 @@ from nnunetv2_ext.comparison.report.pictures import draw_worst_cases
 
 __all__ = ["make_sections"]
 
+_LISTED_CASES = 5
 _ROOM_FOR_PICTURES = 1_100_000  # bytes, of the two million that the page may have
 
 
@@ -208,11 +209,12 @@ def _has_mean(result: Result, trainer: str) -> bool:
 
 
 def _worst(comparison: Comparison) -> Iterator[Block]:
-    room = _ROOM_FOR_PICTURES // len(comparison.datasets)
+    room = _LISTED_CASES = 5
+_ROOM_FOR_PICTURES // len(comparison.datasets)
 
     def make(result: Result, number: str) -> Iterator[Block]:
         listed = [
-            f"{failure.trainer}: {', '.join(failure.worst_cases)}" for failure in result.failures if failure.worst_cases
+            f"{failure.trainer}: {_first(failure.worst_cases)}" for failure in result.failures if failure.worst_cases
         ]
         if not listed:
             return
@@ -225,6 +227,11 @@ def _worst(comparison: Comparison) -> Iterator[Block]:
             yield Points(tuple(remarks))
 
     return _per_view(comparison, "worst", make, over_all=False)
+
+
+def _first(cases: tuple[str, ...]) -> str:
+    more = len(cases) - _LISTED_CASES
+    return ", ".join(cases[:_LISTED_CASES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _other_metrics(comparison: Comparison) -> Iterator[Block]:

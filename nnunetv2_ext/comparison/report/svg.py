@@ -19,7 +19,16 @@ from matplotlib.textpath import text_to_path
 
 from nnunetv2_ext.comparison.report.theme import LIGHT
 
-__all__ = ["fit_text", "inline_svg", "new_figure", "save_pages", "standalone_svg", "text_width", "wrap_text"]
+__all__ = [
+    "drawing_settings",
+    "fit_text",
+    "inline_svg",
+    "new_figure",
+    "save_pages",
+    "standalone_svg",
+    "text_width",
+    "wrap_text",
+]
 
 _UNITS = 72  # of an SVG by matplotlib, in an inch; one is a pixel of the page
 _MEASURED = 100.0  # size at which letters are measured
@@ -77,7 +86,10 @@ def standalone_svg(inline: str) -> str:
 def save_pages(figures: Sequence[Figure]) -> bytes:
     """Return a PDF without a date, with a page per figure."""
     file = io.BytesIO()
-    with _drawing(), PdfPages(file, metadata={"CreationDate": None, "Creator": None, "Producer": None}) as pages:
+    with (
+        drawing_settings(),
+        PdfPages(file, metadata={"CreationDate": None, "Creator": None, "Producer": None}) as pages,
+    ):
         for figure in figures:
             pages.savefig(figure)
     return file.getvalue()
@@ -104,7 +116,7 @@ def text_width(text: str, size: float) -> float:
 @cache
 def _width(sign: str) -> float:
     font = FontProperties(family="DejaVu Sans", size=_MEASURED)
-    with _drawing():
+    with drawing_settings():
         width, _, _ = text_to_path.get_text_width_height_descent(sign, font, ismath=False)
     return float(width)
 
@@ -148,7 +160,8 @@ def _last_word(line: str) -> str:
 
 
 @contextmanager
-def _drawing() -> Iterator[None]:
+def drawing_settings() -> Iterator[None]:
+    """Hold matplotlib's settings, which figures need when they are made as well as when they are written."""
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
         # The reader's fonts may have what matplotlib's lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -157,7 +170,7 @@ def _drawing() -> Iterator[None]:
 
 def _parse(figure: Figure) -> ET.Element:
     file = io.StringIO()
-    with _drawing():
+    with drawing_settings():
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     root = ET.fromstring(file.getvalue())
     for element in root.iter():

@@ -16,7 +16,7 @@ from nnunetv2_ext.comparison.report.escape import escape_latex, escape_markdown,
 from nnunetv2_ext.comparison.report.figures import NARROW, WIDE
 from nnunetv2_ext.comparison.report.pictures import Panel
 from nnunetv2_ext.comparison.report.sections import make_sections
-from nnunetv2_ext.comparison.report.svg import inline_svg, save_pages, standalone_svg, visible_text
+from nnunetv2_ext.comparison.report.svg import drawing_settings, inline_svg, save_pages, standalone_svg, visible_text
 from nnunetv2_ext.comparison.report.theme import DARK, LIGHT
 from nnunetv2_ext.comparison.report.words import title
 from nnunetv2_ext.io.files import whole_file
@@ -40,9 +40,10 @@ def write_report(comparison: Comparison, folder: Path) -> None:
     """
     sections = make_sections(comparison)
     drawings = {block.name: block for block in _blocks(sections) if isinstance(block, Drawing)}
-    pages = {name: block.draw(WIDE) for name, block in drawings.items()}
-    wide = {name: _inline(block, pages[name], "wide") for name, block in drawings.items()}
-    narrow = {name: _inline(block, block.draw(NARROW), "narrow") for name, block in drawings.items()}
+    with drawing_settings():
+        pages = {name: block.draw(WIDE) for name, block in drawings.items()}
+        wide = {name: _inline(block, pages[name], "wide") for name, block in drawings.items()}
+        narrow = {name: _inline(block, block.draw(NARROW), "narrow") for name, block in drawings.items()}
     tables = [block.table for block in _blocks(sections) if isinstance(block, Grid)]
     values = {
         "title": title(comparison),
