@@ -209,8 +209,7 @@ def _has_mean(result: Result, trainer: str) -> bool:
 
 
 def _worst(comparison: Comparison) -> Iterator[Block]:
-    room = _LISTED_CASES = 5
-_ROOM_FOR_PICTURES // len(comparison.datasets)
+    room = _ROOM_FOR_PICTURES // len(comparison.datasets)
 
     def make(result: Result, number: str) -> Iterator[Block]:
         listed = [
