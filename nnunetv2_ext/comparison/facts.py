@@ -1,10 +1,43 @@
-"""What a comparison found out besides its numbers, as data: set-ups, costs, findings, what is missing, what to cite."""
+"""What a comparison knows besides its numbers, as data: what was compared, set-ups, costs, findings, what to cite."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["Costs", "Finding", "Missing", "Reference", "Setup"]
+__all__ = ["Costs", "Dataset", "Finding", "Metric", "Missing", "Reference", "Setup"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric by which is compared.
+
+    Attributes:
+        name: as in the files, such as "Dice".
+        unit: "mm" or "voxel" of a distance; empty for a number from 0 to 1.
+        higher_is_better: the direction.
+        definition: the formula and the rule for empty masks, in words.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    definition: str
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset on which is compared.
+
+    Attributes:
+        name: of its folder, such as "Dataset901_CTBody"; for folders of predictions, the folder of the references.
+        labels: from each label that all trainers have been scored by ("1", or "(1, 2)" for a region) to its name.
+        cases: those that all trainers have, which are compared, in the order of their names.
+    """
+
+    name: str
+    labels: Mapping[str, str]
+    cases: tuple[str, ...]
 
 
 @dataclass(frozen=True)

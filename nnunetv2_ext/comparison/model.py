@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_ext.comparison.facts import Costs, Finding, Missing, Reference, Setup
+from nnunetv2_ext.comparison.facts import Costs, Dataset, Finding, Metric, Missing, Reference, Setup
 
 __all__ = [
     "CaseFiles",
@@ -36,38 +36,6 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A metric by which is compared.
-
-    Attributes:
-        name: as in the files, such as "Dice".
-        unit: "mm" or "voxel" of a distance; empty for a number from 0 to 1.
-        higher_is_better: the direction.
-        definition: the formula and the rule for empty masks, in words.
-    """
-
-    name: str
-    unit: str
-    higher_is_better: bool
-    definition: str
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A dataset on which is compared.
-
-    Attributes:
-        name: of its folder, such as "Dataset901_CTBody"; for folders of predictions, the folder of the references.
-        labels: from each label that all trainers have been scored by ("1", or "(1, 2)" for a region) to its name.
-        cases: those that all trainers have, which are compared, in the order of their names.
-    """
-
-    name: str
-    labels: Mapping[str, str]
-    cases: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Score:
     """How one trainer did on one label of one case.
 
@@ -80,6 +48,7 @@ class Score:
         values: from each metric's name to its value; NaN where it is not defined.
         n_reference: voxels of the label in the reference; None where not known.
         n_predicted: voxels of the label in the prediction; None where not known.
+        n_both: voxels that both have; None where not known.
     """
 
     dataset: str
@@ -90,6 +59,7 @@ class Score:
     values: Mapping[str, float]
     n_reference: int | None
     n_predicted: int | None
+    n_both: int | None = None
 
 
 @dataclass(frozen=True)
