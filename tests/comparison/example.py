@@ -103,7 +103,19 @@ def _table(
             better, worse = int((d > 0).sum()), int((d < 0).sum())
             wins, losses = (better, worse) if metric.higher_is_better else (worse, better)
             pairs.append(
-                Pair(a, b, d.size, summary.mean, summary.ci95, 0.01, 0.03, 0.5, wins, d.size - wins - losses, losses)
+                Pair(
+                    a,
+                    b,
+                    d.size,
+                    summary.mean,
+                    summary.ci95,
+                    0.01,
+                    0.03,
+                    float(np.copysign(0.5, summary.mean)),
+                    wins,
+                    d.size - wins - losses,
+                    losses,
+                )
             )
     k = len(trainers)
     means = {name: float(np.mean(values[name])) for name in trainers}
