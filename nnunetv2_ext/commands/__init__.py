@@ -16,6 +16,7 @@ COMMANDS = (
     "plans",
     "import-weights",
     "evaluate",
+    "compare",
     "convert",
     "submit",
     "demo",

@@ -18,7 +18,7 @@ from nnunetv2_ext.images.labels import LabelMap
 from nnunetv2_ext.io.files import prepare_output, whole_folder
 from nnunetv2_ext.io.workers import map_in_processes
 
-__all__ = ["evaluate_folders", "pair_files"]
+__all__ = ["evaluate_folders", "pair_files", "score_folders"]
 
 # Endings that are written otherwise but mean the same format.
 _FORMATS = {".nii": ".nii.gz", ".tiff": ".tif"}
@@ -59,6 +59,32 @@ def evaluate_folders(
     protocol = find_protocol(protocol_name)
     output = prediction / f"evaluation_{protocol.name}" if output is None else output
     prepare_output(output, kind="an earlier evaluation", holds=("summary.json",), overwrite=overwrite)
+    evaluation = score_folders(
+        reference,
+        prediction,
+        protocol_name,
+        labels=labels,
+        tolerance=tolerance,
+        only_predicted=only_predicted,
+        processes=processes,
+    )
+    with whole_folder(output) as folder:
+        write_files(evaluation, folder)
+    return evaluation, output
+
+
+def score_folders(
+    reference: Path,
+    prediction: Path,
+    protocol_name: str,
+    *,
+    labels: str | None = None,
+    tolerance: float | None = None,
+    only_predicted: bool = False,
+    processes: int | None = None,
+) -> Evaluation:
+    """Score a folder of predictions, and write nothing; see `evaluate_folders` for arguments and errors."""
+    protocol = find_protocol(protocol_name)
     pairs = pair_files(reference, prediction, only_predicted=only_predicted)
     label_map = find_labels(labels, protocol.labels, _find_dataset_json(reference, prediction))
     tolerance, tolerances = _resolve_tolerances(protocol, label_map, tolerance)
@@ -77,10 +103,7 @@ def evaluate_folders(
     if len({case.has_spacing for case in cases}) > 1:
         odd = next(case for case in cases if not case.has_spacing)
         raise UserError(f"{odd.reference} does not say how large a voxel is, other references do: write them alike.")
-    evaluation = Evaluation(protocol, label_map, tolerance, tuple(cases), tuple(remarks))
-    with whole_folder(output) as folder:
-        write_files(evaluation, folder)
-    return evaluation, output
+    return Evaluation(protocol, label_map, tolerance, tuple(cases), tuple(remarks))
 
 
 def pair_files(reference: Path, prediction: Path, *, only_predicted: bool = False) -> list[tuple[Path, Path]]:
