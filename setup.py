@@ -22,9 +22,9 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["nnunetv2_ext", "nnunetv2_ext.*"]),
     # `_discovery` is a folder of nnU-Net's search path and must not be a package: it travels as data.
-    package_data={"nnunetv2_ext": ["py.typed", "_discovery/*.py", "submission/templates/*"]},
+    package_data={"nnunetv2_ext": ["py.typed", "_discovery/*.py", "submission/templates/*", "experiments/templates/*"]},
     # The reason for each dependency is in CONTRIBUTING.md.
-    install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22", "packaging>=22"],
+    install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22", "packaging>=22", "pyyaml>=6"],
     extras_require={
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "mypy>=1.18", "setuptools>=77", "wheel", "uv"),

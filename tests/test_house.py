@@ -31,9 +31,22 @@ ARROWS: dict[str, set[str]] = {
     "datasets": GROUND | {"io", "images"},
     "evaluation": GROUND | {"io", "images"},
     "submission": GROUND | {"io", "images", "plans", "weights", "trainers", "datasets", "evaluation"},
+    "experiments": GROUND | {"io", "plans", "trainers"},
     "demo": GROUND | {"io", "images", "plans", "evaluation"},
     "commands": GROUND
-    | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"},
+    | {
+        "io",
+        "images",
+        "architectures",
+        "plans",
+        "weights",
+        "trainers",
+        "datasets",
+        "evaluation",
+        "submission",
+        "demo",
+        "experiments",
+    },
     "cli": {"errors", "commands"},
 }
 # Networks, which are read from top to bottom, may be longer; so may tables of data.

@@ -1,0 +1,106 @@
+"""A dataset without images, and stand-ins for nnU-Net's commands that take a second: for tests of what runs when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nnunetv2_ext.experiments.experiment import Experiment, read_experiment
+from nnunetv2_ext.experiments.graph import build_graph
+from nnunetv2_ext.experiments.jobs import Graph
+
+DATASET = "Dataset901_Fake"
+OURS, NNUNETS = "nnUNetTrainerPECANet_4epochs", "nnUNetTrainer_4epochs"
+# As nnU-Net plans a dataset of large images.
+CONFIGURATIONS = {
+    "2d": {"data_identifier": "nnUNetPlans_2d", "patch_size": [8, 8]},
+    "3d_lowres": {
+        "data_identifier": "nnUNetPlans_3d_lowres",
+        "patch_size": [8, 8, 8],
+        "next_stage": "3d_cascade_fullres",
+    },
+    "3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres", "patch_size": [8, 8, 8]},
+    "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+}
+CASES = [f"case_{number}" for number in range(4)]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """nnU-Net's three folders and an experiment file, in a folder whose name has a blank and an apostrophe."""
+
+    root: Path
+
+    @property
+    def file(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "preprocessed" / DATASET
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / DATASET
+
+    def write(self, **changes: object) -> Experiment:
+        """Write the experiment file, with other values than the usual ones, and read it."""
+        content: dict[str, object] = {
+            "datasets": [901],
+            "configurations": ["2d", "3d_lowres", "3d_cascade_fullres"],
+            "trainers": [NNUNETS, OURS],
+            "folds": [0, 1],
+            "training": {"device": "cpu"},
+            "resources": {"gpus": ["0", "1"], "cores": 1},
+            **changes,
+        }
+        self.file.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+        return read_experiment(self.file)
+
+    def graph(self, **changes: object) -> Graph:
+        """Write the experiment file, and make its jobs."""
+        return build_graph(self.write(**changes))
+
+    def preprocess(self, *identifiers: str) -> None:
+        """Leave what preprocessing leaves."""
+        for identifier in identifiers:
+            (self.preprocessed / identifier).mkdir(exist_ok=True)
+            for case in CASES:
+                (self.preprocessed / identifier / f"{case}.pkl").write_text("x")
+        (self.preprocessed / "gt_segmentations").mkdir(exist_ok=True)
+        for case in CASES:
+            (self.preprocessed / "gt_segmentations" / f"{case}.nii.gz").write_text("x")
+
+    def finish(self, model: str, folds: Sequence[int]) -> None:
+        """Leave what finished trainings leave."""
+        for fold in folds:
+            folder = self.results / model / f"fold_{fold}"
+            (folder / "validation").mkdir(parents=True)
+            (folder / "checkpoint_final.pth").write_text("x")
+            (folder / "validation" / "summary.json").write_text("{}")
+
+
+def make_bench(root: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Make the folders and the dataset, planned but not preprocessed, with two folds."""
+    bench = Bench(root)
+    for variable in ("raw", "preprocessed", "results"):
+        (root / variable).mkdir(parents=True)
+        monkeypatch.setenv(f"nnUNet_{variable}", str(root / variable))
+    (root / "raw" / DATASET / "labelsTr").mkdir(parents=True)
+    for case in CASES:
+        (root / "raw" / DATASET / "labelsTr" / f"{case}.nii.gz").write_text("x")
+    bench.preprocessed.mkdir()
+    dataset_json = json.dumps({"file_ending": ".nii.gz"})
+    for folder in (root / "raw" / DATASET, bench.preprocessed):
+        (folder / "dataset.json").write_text(dataset_json)
+    (bench.preprocessed / "nnUNetPlans.json").write_text(json.dumps({"configurations": CONFIGURATIONS}))
+    halves = [{"train": CASES[:2], "val": CASES[2:]}, {"train": CASES[2:], "val": CASES[:2]}]
+    (bench.preprocessed / "splits_final.json").write_text(json.dumps(halves))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("nnUNet_ext_gpu_locks", str(root / "gpu locks"))
+    return bench
