@@ -64,6 +64,8 @@ class Slurm:
     Attributes:
         partition: partition of the trainings.
         lines: further lines after `#SBATCH`.
+        cpu_partition: partition of the jobs that train nothing; None for the same.
+        cpu_lines: lines of these jobs; None for `lines` without those that ask for GPUs.
         setup: shell lines before each job.
         array_limit: trainings at a time; None for no limit.
         signal_seconds: seconds before the time limit at which a training is asked to stop.
@@ -71,6 +73,8 @@ class Slurm:
 
     partition: str | None
     lines: tuple[str, ...]
+    cpu_partition: str | None
+    cpu_lines: tuple[str, ...] | None
     setup: tuple[str, ...]
     array_limit: int | None
     signal_seconds: int
@@ -224,9 +228,16 @@ def _read_resources(top: Section, training: Training) -> Resources:
 
 def _read_slurm(top: Section) -> Slurm:
     section = top.part("slurm", list(Slurm.__dataclass_fields__))
+    option, wanted = r"--?\w.*", "a list of options, as --gres=gpu:1"
+
+    def partition(key: str) -> str | None:
+        return section.take(key, None, lambda value: value if isinstance(value, str) else None, "a name")
+
     return Slurm(
-        partition=section.take("partition", None, lambda value: value if isinstance(value, str) else None, "a name"),
-        lines=section.words("lines", r"--?\w.*", "a list of options, as --gres=gpu:1"),
+        partition=partition("partition"),
+        lines=section.words("lines", option, wanted),
+        cpu_partition=partition("cpu_partition"),
+        cpu_lines=section.words("cpu_lines", option, wanted) if "cpu_lines" in section.content else None,
         setup=section.words("setup", r".*", "a list of shell lines"),
         array_limit=section.number("array_limit", 0) or None,
         signal_seconds=section.number("signal_seconds", 600),
