@@ -17,6 +17,7 @@ COMMANDS = (
     "import-weights",
     "evaluate",
     "convert",
+    "run",
     "submit",
     "demo",
 )

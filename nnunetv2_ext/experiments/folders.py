@@ -8,9 +8,11 @@ from pathlib import Path
 
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["FOLDERS", "dataset_number", "nnunet_folder", "training_cases"]
+__all__ = ["DEFAULT_FOLDS", "FOLDERS", "dataset_number", "nnunet_folder", "training_cases"]
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+# nnU-Net makes this many folds where nobody made others.
+DEFAULT_FOLDS = 5
 
 
 def nnunet_folder(variable: str) -> Path:

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_ext.catalog import BASELINE
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.experiments.experiment import Experiment
-from nnunetv2_ext.experiments.folders import FOLDERS, dataset_number, nnunet_folder, training_cases
+from nnunetv2_ext.experiments.folders import DEFAULT_FOLDS, FOLDERS, dataset_number, nnunet_folder, training_cases
 from nnunetv2_ext.experiments.jobs import COMPARE, FIND_BEST, PREPROCESS, SPLITS, TRAIN, Fold, Graph, Job, slug
 from nnunetv2_ext.experiments.state import is_preprocessed, is_trained, stamp_is_valid
 from nnunetv2_ext.plans.dataset import PlannedDataset, read_planned_dataset
-from nnunetv2_ext.trainers.names import parse_name
+from nnunetv2_ext.trainers.names import closest_name, parse_name
 
 __all__ = ["build_graph"]
 
-# nnU-Net makes this many folds where nobody made others.
-DEFAULT_FOLDS = 5
 # nnU-Net's own numbers of processes for preprocessing: more take too much memory.
 PROCESSES = {"2d": 8, "3d_lowres": 8}
 OTHER_PROCESSES = 4
@@ -58,6 +57,8 @@ class _Builder:
 
     def build(self) -> Graph:
         experiment = self.experiment
+        for trainer in experiment.trainers:
+            self._check_trainer(trainer)
         planned: list[_Planned] = []
         for dataset in experiment.datasets:
             for plans in experiment.plans:
@@ -74,6 +75,15 @@ class _Builder:
         self._find_best()
         self._compare()
         return Graph(experiment, self.jobs, tuple(dict.fromkeys(self.notes)))
+
+    def _check_trainer(self, trainer: str) -> None:
+        parsed = parse_name(trainer)
+        meant = None if parsed else closest_name(trainer)
+        if meant:
+            raise UserError(f"{self.experiment.file}: there is no trainer {trainer}; did you mean {meant}?")
+        if parsed is None or parsed == (BASELINE, None):
+            same = f"; {trainer}_1000epochs is the same training, and does not" if parsed else ""
+            self.notes.append(f"{trainer} saves every 50 epochs, and loses what came after when it is stopped{same}.")
 
     def _configurations(self, content: PlannedDataset, plans: str) -> list[str]:
         """List the experiment's configurations that the plans of a dataset have."""

@@ -68,6 +68,11 @@ class Job:
         return slug(self.key)
 
     @property
+    def uses_gpu(self) -> bool:
+        """Whether it runs on GPUs."""
+        return self.kind == TRAIN
+
+    @property
     def title(self) -> str:
         """The key in words."""
         return self.key.replace("/", " ")

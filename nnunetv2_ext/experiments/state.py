@@ -37,6 +37,8 @@ CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best
 EPOCHS_FILE = "epochs.jsonl"
 # Failures without a new epoch in between, after which a training is given up.
 FAILURES_ALLOWED = 3
+# The same for stops, which are nobody's fault: a few may come during start-up or validation.
+STOPS_ALLOWED = 10
 # Epochs whose median is the time of one.
 RECENT = 20
 
@@ -94,25 +96,35 @@ def is_held(lock: Path) -> bool:
 
 @dataclass(frozen=True)
 class Attempts:
-    """How often a job failed.
+    """How often a job ended before it was done.
 
     Attributes:
         failures: failures since the last new epoch.
-        epoch: last epoch that was complete at the last failure; -1 for none.
+        stops: stops since the last new epoch.
+        epoch: last epoch that was complete then; -1 for none.
         why: how it ended, in words.
     """
 
     failures: int = 0
+    stops: int = 0
     epoch: int = -1
     why: str = ""
 
     def failed(self, epoch: int, why: str) -> Attempts:
         """Return the attempts after another failure; a new epoch since the last one makes it the first."""
-        return replace(self, failures=1 if epoch > self.epoch else self.failures + 1, epoch=epoch, why=why)
+        before = self if epoch <= self.epoch else Attempts()
+        return replace(before, failures=before.failures + 1, epoch=epoch, why=why)
+
+    def stopped(self, epoch: int) -> Attempts:
+        """Return the attempts after another stop."""
+        before = self if epoch <= self.epoch else Attempts()
+        why = f"stopped {before.stops + 1} times without a new epoch: is the time limit shorter than an epoch?"
+        return replace(before, stops=before.stops + 1, epoch=epoch, why=why)
 
     @property
     def given_up(self) -> bool:
-        return self.failures >= FAILURES_ALLOWED
+        """Whether it is not tried again unless asked for."""
+        return self.failures >= FAILURES_ALLOWED or self.stops >= STOPS_ALLOWED
 
 
 def read_attempts(file: Path) -> Attempts:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,4 +106,17 @@ def make_bench(root: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     (bench.preprocessed / "splits_final.json").write_text(json.dumps(halves))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("nnUNet_ext_gpu_locks", str(root / "gpu locks"))
+    _put_stand_ins_on_the_path(root / "bin", monkeypatch)
     return bench
+
+
+def _put_stand_ins_on_the_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    fake = Path(__file__).with_name("fake_nnunet.py")
+    for name in ("train", "preprocess", "find_best_configuration", "ext"):
+        program = folder / f"nnUNetv2_{name}"
+        program.write_text(
+            f'#!/bin/sh\nexec {shlex.join([sys.executable, "-S", "-E", str(fake), program.name])} "$@"\n'
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
