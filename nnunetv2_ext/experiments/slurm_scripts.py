@@ -9,54 +9,27 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.experiments.experiment import Experiment
 from nnunetv2_ext.experiments.folders import FOLDERS, nnunet_folder
-from nnunetv2_ext.experiments.jobs import TRAIN, Graph, Job, slug
+from nnunetv2_ext.experiments.jobs import Graph, Job, slug
 from nnunetv2_ext.io.files import whole_file
 
-__all__ = ["SCRIPTS", "Batch", "make_batches", "name_prefix", "write_scripts"]
+__all__ = ["LOGS", "SCRIPTS", "Batch", "make_batches", "name_prefix", "write_scripts"]
 
 # Folder of the scripts, in the experiment's.
 SCRIPTS = "slurm"
-_GPU_LINE = re.compile(r"--gres=(.*,)?gpu\b|--gpus\b|--gpus-per|--gpu-|-G\b|--(cpus|mem)-per-gpu\b")
-# What the scripts set themselves, and what to do instead of setting it in a line of the site.
+# What Slurm and the set-up lines say, beside the logs of the jobs themselves.
+LOGS = f"{SCRIPTS}/logs"
+_GPU_LINE = re.compile(r"--gres=(.*,)?gpu\b|--gpus\b|--gpus-per|--gpu-|-G|--(cpus|mem)-per-gpu\b")
+# What the scripts set themselves.
 _OWN_LINE = re.compile(
     r"--(job-name|output|error|open-mode|array|dependency|signal|requeue|no-requeue|chdir|time|kill-on-invalid-dep)\b"
-    r"|-[Joeadt](?![\w-]*=)|-D\b"
+    r"|-[JoeadDt]"
 )
-_SCRIPT_BODY = """\
-# The job goes back into the queue after a stop at the time limit. One that was cancelled, or that Slurm puts back
-# itself, is not in the state RUNNING any more. A controller that does not answer is asked again for ten minutes.
-requeue() {
-    for _ in {1..60}; do
-        if state=$(squeue --noheader --jobs="$job" --format=%T); then
-            [ "$state" = RUNNING ] || return
-            scontrol requeue "$job" && return
-        fi
-        sleep 10
-    done
-    echo "Slurm did not put job $job back into the queue: run the experiment again." >&2
-}
-
-pid=
-signalled=
-trap 'signalled=yes; [ -z "$pid" ] || kill -USR1 "$pid"' USR1
-# Slurm sends SIGTERM to all processes of a job, the training too: this shell only has to wait for it.
-trap 'signalled=yes' TERM
-"""
-_SCRIPT_END = """\
-pid=$!
-# A signal ends `wait` before the process has ended.
-while :; do
-    signalled=
-    wait "$pid"
-    code=$?
-    [ -n "$signalled" ] || break
-done
-"""
 
 
 @dataclass(frozen=True)
@@ -78,11 +51,13 @@ class Batch:
 
     @property
     def is_array(self) -> bool:
+        """Whether the jobs are an array."""
         return None not in self.jobs
 
     @property
-    def first(self) -> Job:
-        return next(iter(self.jobs.values()))
+    def keys(self) -> list[str]:
+        """Keys of the jobs."""
+        return [job.key for job in self.jobs.values()]
 
     def array(self, numbers: Sequence[int | None], limit: int | None) -> str:
         """Return the value of `--array` for some of the jobs."""
@@ -93,7 +68,7 @@ def make_batches(graph: Graph) -> list[Batch]:
     """Put the folds of each training into an array, and every other job into a script of its own, in a valid order."""
     grouped: dict[str, dict[int | None, Job]] = {}
     for job in graph:
-        if job.kind == TRAIN and job.fold and job.fold.fold.isdecimal():
+        if job.fold and job.fold.fold.isdecimal():
             grouped.setdefault(slug(job.key.rpartition("/")[0]), {})[int(job.fold.fold)] = job
         else:
             grouped[job.slug] = {None: job}
@@ -108,17 +83,19 @@ def name_prefix(experiment: Experiment) -> str:
 def write_scripts(graph: Graph) -> list[Batch]:
     """Write the scripts into the folder `slurm` of the experiment, and return their jobs.
 
+    They are the same for the same experiment, whatever is done of it.
+
     Raises:
         UserError: if a line of the site sets what the scripts set, or Slurm cannot write logs to the folder.
     """
     experiment = graph.experiment
     _check(experiment)
     batches = make_batches(graph)
-    texts = {f"{batch.stem}.sbatch": _script(experiment, batch) for batch in batches}
+    template = files(__package__).joinpath("templates", "job.sbatch").read_text(encoding="utf-8")
+    texts = {f"{batch.stem}.sbatch": _script(template, experiment, batch) for batch in batches}
     texts["submit.sh"] = _submit_script(experiment, batches)
     folder = experiment.folder / SCRIPTS
-    (experiment.folder / "logs").mkdir(parents=True, exist_ok=True)
-    folder.mkdir(exist_ok=True)
+    (experiment.folder / LOGS).mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.sbatch"):
         if left.name not in texts:
             left.unlink()
@@ -135,6 +112,11 @@ def _check(experiment: Experiment) -> None:
         if _OWN_LINE.match(line):
             instead = "write resources.hours instead" if re.match(r"--time\b|-t", line) else "leave it out"
             raise UserError(f"{experiment.file}: a line below slurm is {line!r}, which the scripts set: {instead}.")
+    if experiment.slurm.signal_seconds >= experiment.resources.hours * 3600:
+        raise UserError(
+            f"{experiment.file}: slurm.signal_seconds is {experiment.slurm.signal_seconds}, which is not less than "
+            f"resources.hours, {experiment.resources.hours}: trainings would be stopped at once."
+        )
     for sign in "%\\\n":
         if sign in str(experiment.folder):
             raise UserError(
@@ -143,100 +125,83 @@ def _check(experiment: Experiment) -> None:
             )
 
 
-def _script(experiment: Experiment, batch: Batch) -> str:
+def _script(template: str, experiment: Experiment, batch: Batch) -> str:
     """Return the text of a script."""
-    slurm, resources, job = experiment.slurm, experiment.resources, batch.first
-    log, key = f"logs/{batch.stem}.log", shlex.quote(job.key)
-    what = job.title
+    job, key, fold = next(iter(batch.jobs.values())), shlex.quote(batch.keys[0]), ""
+    what, number, log = job.title, 'job="$SLURM_JOB_ID"', f"logs/{job.slug}.log"
     if batch.is_array:
-        log = f"logs/{batch.stem}.fold_%a.log"
-        key = f'"{job.key.rpartition("/")[0]}/fold_$SLURM_ARRAY_TASK_ID"'
+        key, fold = f'"{job.key.rpartition("/")[0]}/fold_$SLURM_ARRAY_TASK_ID"', ".fold_%a"
         what = f"{job.title.rpartition(' ')[0]}, one job per fold"
-    options = [f"--job-name={name_prefix(experiment)}{batch.stem}", f"--output={log}", "--open-mode=append"]
+        log = f"logs/{batch.stem}.fold_N.log, N the fold"
+        number = (
+            "# Its number in the array: by its own number, the last job of an array would mean all of them.\n"
+            'job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"'
+        )
+    setup = ["# Set-up lines of the experiment file.", *experiment.slurm.setup, ""] if experiment.slurm.setup else [""]
+    parts = {
+        "EXPERIMENT": experiment.name,
+        "WHAT": what,
+        "FILE": experiment.file.name,
+        "SCRIPT": batch.script,
+        "OPTIONS": "\n".join(_options(experiment, batch, job, f"{LOGS}/{batch.stem}{fold}.log")),
+        "BIN": shlex.quote(str(Path(sys.executable).parent)),
+        "FOLDERS": "\n".join(f"export {name}={shlex.quote(str(nnunet_folder(name)))}" for name in FOLDERS),
+        "SETUP": "\n".join(setup),
+        "JOB": number,
+        "LOG": log,
+        "EXPERIMENT_FILE": shlex.quote(str(experiment.file)),
+        "KEY": key,
+    }
+    return re.sub(r"@([A-Z_]+)@", lambda match: parts[match[1]], template)
+
+
+def _options(experiment: Experiment, batch: Batch, job: Job, log: str) -> list[str]:
+    """Return the lines of a script that are for Slurm."""
+    slurm, resources = experiment.slurm, experiment.resources
+    lines = [f"--job-name={name_prefix(experiment)}{batch.stem}"]
     if batch.is_array:
-        options.append(f"--array={batch.array(list(batch.jobs), slurm.array_limit)}")
-    options += [
+        limit = ", and after % stands how many run at a time" if slurm.array_limit else ""
+        lines += [f"# A number is a fold{limit}.", f"--array={batch.array(list(batch.jobs), slurm.array_limit)}"]
+    lines += [
+        "# What Slurm and the lines below say; a job that starts again appends.",
+        f"--output={log}",
+        "--open-mode=append",
         f"--time={max(1, math.ceil(resources.hours * 60))}",
         f"--cpus-per-task={resources.cores}",
         f"--mem={resources.memory_gb}G",
+        "# Back into the queue when the node fails, or a job of higher priority takes its place.",
         "--requeue",
+        "# Out of the queue when a job that it waits for has failed.",
         "--kill-on-invalid-dep=yes",
     ]
-    if job.kind == TRAIN:
-        options.append(f"--signal=B:USR1@{slurm.signal_seconds}")
-    identifier = '"${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' if batch.is_array else '"$SLURM_JOB_ID"'
-    return "\n".join(
-        [
-            "#!/bin/bash",
-            f"# {what}",
-            *_header(experiment),
-            f"#   sbatch {shlex.quote(batch.script)}",
-            *(f"#SBATCH {option}" for option in options),
-            *(f"#SBATCH {line}" for line in _site_lines(experiment, job)),
-            "",
-            "# The environment that wrote this file, and nnU-Net's folders.",
-            f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"',
-            *(f"export {name}={shlex.quote(str(nnunet_folder(name)))}" for name in FOLDERS),
-            "# Compiled networks stay on the node, whose GPU and CPU they are for.",
-            'node_cache="/tmp/torchinductor_$(id -u)_$(hostname -s)"',
-            'export TORCHINDUCTOR_CACHE_DIR="${TORCHINDUCTOR_CACHE_DIR:-$node_cache}"',
-            *(["# Set-up lines of the site.", *slurm.setup] if slurm.setup else []),
-            "",
-            "# By the number of its array: by its own, the last job of an array would put back all of them.",
-            f"job={identifier}",
-            _SCRIPT_BODY,
-            "# Runs the command unless it is done or runs elsewhere, and goes on from the newest checkpoint.",
-            f"python3 -m nnunetv2_ext.experiments.once {shlex.quote(str(experiment.file))} {key} --engine slurm &",
-            _SCRIPT_END,
-            *_ending(),
-            "",
+    if job.fold:
+        lines += [
+            "# Seconds before the time limit at which the training is asked to stop after the running epoch.",
+            f"--signal=B:USR1@{slurm.signal_seconds}",
         ]
-    )
-
-
-def _ending() -> list[str]:
-    return [
-        "# 75: stopped, with everything saved.",
-        'if [ "$code" -eq 75 ]; then',
-        "    requeue",
-        "fi",
-        'exit "$code"',
-    ]
-
-
-def _header(experiment: Experiment) -> list[str]:
-    return [
-        f"# of the experiment {experiment.name}, written by `nnUNetv2_ext run {experiment.file.name} --engine slurm`.",
-        "# Submit it from the experiment's folder, which is the one above this file's:",
-    ]
-
-
-def _site_lines(experiment: Experiment, job: Job) -> list[str]:
-    """Return the site's lines for a job; jobs that train nothing need no GPU."""
-    slurm = experiment.slurm
-    partition, lines = slurm.partition, slurm.lines
-    if job.kind != TRAIN:
+    partition, site = slurm.partition, slurm.lines
+    if not job.uses_gpu:
         partition = slurm.cpu_partition or partition
-        lines = slurm.cpu_lines
-        if lines is None:
-            lines = tuple(line for line in slurm.lines if not _GPU_LINE.match(line))
-    return [*([f"--partition={partition}"] if partition else []), *lines]
+        without = tuple(line for line in site if not _GPU_LINE.match(line))
+        site = without if slurm.cpu_lines is None else slurm.cpu_lines
+    if partition or site:
+        lines.append("# Lines of the experiment file.")
+    lines += [*([f"--partition={partition}"] if partition else []), *site]
+    return [line if line.startswith("#") else f"#SBATCH {line}" for line in lines]
 
 
 def _submit_script(experiment: Experiment, batches: list[Batch]) -> str:
     """Return the text of the script that submits all others."""
-    variables = {key: f"job_{number}" for number, batch in enumerate(batches, 1) for key in _keys(batch)}
+    variables = {key: f"job_{number}" for number, batch in enumerate(batches, 1) for key in batch.keys}
     awaited = {key for batch in batches for job in batch.jobs.values() for key in job.after}
-    prefix = name_prefix(experiment)
     lines = [
         "#!/bin/bash",
-        f"# Submits all jobs of the experiment {experiment.name}, each after those that it needs. Jobs whose work is",
-        f"# done end at once. `nnUNetv2_ext run {experiment.file.name} --engine slurm` leaves those out, and what waits or",
-        "# runs already.",
+        f"# Experiment {experiment.name}: submits all jobs, each after those that it needs; what is done ends at once.",
+        f"# `nnUNetv2_ext run {experiment.file.name} --engine slurm` leaves out what is done, waits or runs already.",
         "set -eu",
         'cd "$(dirname "$0")/.."',
         'if squeue --noheader --user="$(id -u)" --format=%j | grep --quiet --fixed-strings '
-        f"{shlex.quote(prefix)}; then",
+        f"{shlex.quote(name_prefix(experiment))}; then",
         '    echo "Jobs of this experiment are in the queue already." >&2',
         "    exit 1",
         "fi",
@@ -244,15 +209,8 @@ def _submit_script(experiment: Experiment, batches: list[Batch]) -> str:
     ]
     for batch in batches:
         before = dict.fromkeys(variables[key] for job in batch.jobs.values() for key in job.after)
-        options = "".join(f":${{{name}%%;*}}" for name in before)
-        dependency = f' --dependency="afterok{options}"' if before else ""
-        used = any(
-            batch_key in job.after for other in batches for job in other.jobs.values() for batch_key in _keys(batch)
-        )
+        numbers = "".join(f":${{{name}%%;*}}" for name in before)
+        dependency = f' --dependency="afterok{numbers}"' if before else ""
         call = f"sbatch --parsable{dependency} {shlex.quote(batch.script)}"
-        lines.append(f"{variables[batch.first.key]}=$({call})" if awaited.intersection(_keys(batch)) else call)
+        lines.append(f"{variables[batch.keys[0]]}=$({call})" if awaited.intersection(batch.keys) else call)
     return "\n".join([*lines, ""])
-
-
-def _keys(batch: Batch) -> list[str]:
-    return [job.key for job in batch.jobs.values()]
