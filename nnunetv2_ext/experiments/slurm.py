@@ -7,15 +7,15 @@ keeps their numbers too. A submission that was interrupted is continued by the n
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.experiments.jobs import Graph, Job
+from nnunetv2_ext.experiments.locks import take_lock
 from nnunetv2_ext.experiments.slurm_queue import PAUSE, ControllerAwayError, Entry, call, cancel, read_queue
 from nnunetv2_ext.experiments.slurm_scripts import SCRIPTS, Batch, make_batches, name_prefix, write_scripts
 from nnunetv2_ext.experiments.state import read_attempts
@@ -63,12 +63,13 @@ def submit(graph: Graph, *, retry: bool = False) -> Submission:
     """
     batches = write_scripts(graph)
     folder = graph.experiment.folder
+    lock = take_lock(folder / SCRIPTS / ".lock")
+    if lock is None:
+        raise UserError(f"Another process submits {graph.experiment.file} at this moment: wait for it.")
     try:
-        lock = FileLock(folder / SCRIPTS / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"Another process submits {graph.experiment.file} at this moment: wait for it.") from None
-    with lock:
         return _Submitter(graph, batches, retry).submit()
+    finally:
+        os.close(lock)
 
 
 def find_jobs(graph: Graph) -> dict[str, Entry]:
