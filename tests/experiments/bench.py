@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from nnunetv2_ext.experiments.graph import build_graph
 from nnunetv2_ext.experiments.jobs import Graph
 
 DATASET = "Dataset901_Fake"
-OURS, NNUNETS = "nnUNetTrainerPECANet_4epochs", "nnUNetTrainer_4epochs"
+EPOCHS = 4
+OURS, NNUNETS = f"nnUNetTrainerPECANet_{EPOCHS}epochs", f"nnUNetTrainer_{EPOCHS}epochs"
 # As nnU-Net plans a dataset of large images.
 CONFIGURATIONS = {
     "2d": {"data_identifier": "nnUNetPlans_2d", "patch_size": [8, 8]},
@@ -79,6 +81,13 @@ class Bench:
         for case in CASES:
             (self.preprocessed / "gt_segmentations" / f"{case}.nii.gz").write_text("x")
 
+    def break_(self, kind: str, job: str, times: int | None = None) -> Path:
+        """Let a stand-in fail; return the file whose removal mends it."""
+        file = self.root / "faults" / kind / job
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("" if times is None else str(times))
+        return file
+
     def finish(self, model: str, folds: Sequence[int]) -> None:
         """Leave what finished trainings leave."""
         for fold in folds:
@@ -86,6 +95,51 @@ class Bench:
             (folder / "validation").mkdir(parents=True)
             (folder / "checkpoint_final.pth").write_text("x")
             (folder / "validation" / "summary.json").write_text("{}")
+
+
+@dataclass(frozen=True)
+class Event:
+    """A line of the stand-ins' log: when, which process, what, and of which job."""
+
+    time: float
+    pid: int
+    what: str
+    rest: str
+
+
+def read_events(bench: Bench) -> list[Event]:
+    """Read what the stand-ins did, in order."""
+    file = bench.root / "runs.log"
+    lines = file.read_text().splitlines() if file.is_file() else []
+    events = []
+    for line in lines:
+        moment, pid, what, rest = line.split(" ", 3)
+        events.append(Event(float(moment), int(pid), what, rest))
+    return events
+
+
+def wait_for(bench: Bench, what: str, rest: str = "", *, seconds: float = 60) -> Event:
+    """Wait until the stand-ins' log has a line, and return its last one."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = [event for event in read_events(bench) if event.what == what and event.rest.startswith(rest)]
+        if found:
+            return found[-1]
+        time.sleep(0.02)
+    raise AssertionError(f"no {what} {rest} in {read_events(bench)}")
+
+
+def check_every_epoch_once(bench: Bench, trainings: int) -> None:
+    """Check that every fold and GPU was used once at a time, and that no epoch is missing or was trained twice."""
+    events = read_events(bench)
+    assert not [event for event in events if event.what == "TWICE"]
+    epochs: dict[str, list[int]] = {}
+    for event in events:
+        if event.what == "epoch":
+            job, epoch = event.rest.split()
+            epochs.setdefault(job, []).append(int(epoch))
+    assert len(epochs) == trainings
+    assert all(done == list(range(EPOCHS)) for done in epochs.values()), epochs
 
 
 def make_bench(root: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:

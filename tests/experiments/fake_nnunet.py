@@ -6,6 +6,7 @@ library, so that one starts in a moment.
 """
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -44,6 +45,16 @@ def fault(kind: str, name: str) -> bool:
     return True
 
 
+def alone(name: str) -> None:
+    """Log if another training, or a data loader of one, uses the same fold or GPU at this moment."""
+    (ROOT / "alone").mkdir(exist_ok=True)
+    descriptor = os.open(ROOT / "alone" / name.replace("/", "."), os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log("TWICE", name)
+
+
 def data_loader() -> int:
     """Start a process that waits for the training, and goes on waiting when that is killed."""
     pid = os.fork()
@@ -61,6 +72,8 @@ def train(dataset: str, configuration: str, fold: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     job, asked = f"{name}/fold_{fold}", []
     log("start", job, f"gpu={os.environ.get('CUDA_VISIBLE_DEVICES', '')}", *sys.argv[5:])
+    alone(job)
+    alone(f"gpu_{os.environ.get('CUDA_VISIBLE_DEVICES', job)}")
     print("training", job, flush=True)
     if fault("fail", f"{name}.fold_{fold}"):
         print("RuntimeError: planned failure")
