@@ -163,7 +163,10 @@ class _Submitter:
         self._note({key: entry.id for key, entry in self.live.items()})
         self.result = Submission()
         wanted: set[str] = set()
-        done = {self.live[key].id for key in self.graph.done & self.live.keys()}
+        # Slurm names a job that has ended for some seconds more.
+        done = {
+            number for key, number in read_submitted(self.graph.experiment.folder).items() if key in self.graph.done
+        }
         for job in self.graph.needed:
             before = [other.key for other in self.graph.waits_for(job)]
             entry = self.live.get(job.key)
