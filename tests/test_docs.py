@@ -201,6 +201,7 @@ def test_trainer_names_exist(document: Path) -> None:
 @each_document
 def test_own_environment_variables_exist(document: Path) -> None:
     known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, FOLDER_VARIABLE, SAVE_EVERY_VARIABLE, "nnUNet_extTrainer"}
+    known.add(GPU_LOCKS_VARIABLE)
     assert set(re.findall(r"\bnnUNet_ext\w+", read(document))) <= known
 
 

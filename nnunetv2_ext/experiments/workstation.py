@@ -18,6 +18,7 @@ from types import FrameType
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.experiments.jobs import COMPARE, SPLITS, TRAIN, Graph
 from nnunetv2_ext.experiments.locks import read_holder, take_lock, write_holder
+from nnunetv2_ext.experiments.once import STOPPED
 from nnunetv2_ext.experiments.state import write_stamp
 from nnunetv2_ext.io.files import whole_file
 
@@ -64,6 +65,8 @@ rerun-triggers:
 # What is done is true on disk: a result is written last, and whole.
 ignore-incomplete: true
 latency-wait: 10
+# One job more or less at a time matters little here, and the other scheduler takes longer than short jobs.
+scheduler: greedy
 quiet:
   - host
   - rules
@@ -179,15 +182,17 @@ def _run_snakemake(folder: Path, lock: int) -> int:
         # Snakemake inherits the lock, and its jobs do not: the experiment runs as long as it does.
         write_holder(lock, process.pid)
 
-        def stop(_number: int, _frame: FrameType | None) -> None:
-            print(
-                "Stopping: running trainings finish their epoch and save it. Once more to end them at once.", flush=True
-            )
+        asked: list[int] = []
+
+        def stop(number: int, _frame: FrameType | None) -> None:
+            asked.append(number)
+            print("Stopping: trainings finish their epoch and save it. Ask once more to end them at once.", flush=True)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
 
         with _handlers(stop):
-            return process.wait()
+            code = process.wait()
+    return STOPPED if asked and code else min(abs(code), 1)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import signal
 import threading
@@ -49,18 +50,20 @@ def _stop_signals() -> list[signal.Signals]:
 def _handled(react: Callable[[], None]) -> Iterator[None]:
     """Call `react` on each stop signal that this process gets.
 
-    Worker processes that are forked meanwhile inherit the handler. In them SIGTERM ends the process, as
-    `Process.terminate` expects, and SIGUSR1, which a cluster sends to all processes of a job, does nothing.
+    Worker processes that are forked meanwhile inherit the handler. In them both signals, which a cluster sends to all
+    processes of a job, do nothing until the training is over: it needs its workers to finish the epoch. After that
+    SIGTERM ends them, as `Process.terminate` expects.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread set handlers
         return
     owner = os.getpid()
+    over = mmap.mmap(-1, 1)  # shared with the workers
 
     def handle(number: int, _frame: Any) -> None:
         if os.getpid() == owner:
             react()
-        elif number == signal.SIGTERM:
+        elif number == signal.SIGTERM and over[0]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -68,6 +71,7 @@ def _handled(react: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        over[0] = 1
         for number, handler in before.items():
             signal.signal(number, handler)
 

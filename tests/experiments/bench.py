@@ -1,4 +1,4 @@
-"""A dataset without images, and stand-ins for nnU-Net's commands that take a second: for tests of what runs when."""
+"""A dataset without images, and stand-ins for nnU-Net's commands that take a moment: for tests of what runs when."""
 
 from __future__ import annotations
 
@@ -88,6 +88,15 @@ class Bench:
         file.write_text("" if times is None else str(times))
         return file
 
+    def hold(self, epoch: int) -> None:
+        """Let trainings wait before an epoch, until `release`."""
+        (self.root / "hold.new").write_text(str(epoch))
+        (self.root / "hold.new").replace(self.root / "hold")
+
+    def release(self) -> None:
+        """Let trainings go on."""
+        (self.root / "hold").unlink()
+
     def finish(self, model: str, folds: Sequence[int]) -> None:
         """Leave what finished trainings leave."""
         for fold in folds:
@@ -118,15 +127,23 @@ def read_events(bench: Bench) -> list[Event]:
     return events
 
 
-def wait_for(bench: Bench, what: str, rest: str = "", *, seconds: float = 60) -> Event:
-    """Wait until the stand-ins' log has a line, and return its last one."""
-    deadline = time.monotonic() + seconds
+def wait_for(bench: Bench, what: str, rest: str = "", *, after: int = 0) -> Event:
+    """Wait until the stand-ins' log has such a line, after a number of others, and return the last one."""
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        found = [event for event in read_events(bench) if event.what == what and event.rest.startswith(rest)]
+        found = [event for event in read_events(bench)[after:] if event.what == what and event.rest.startswith(rest)]
         if found:
             return found[-1]
         time.sleep(0.02)
     raise AssertionError(f"no {what} {rest} in {read_events(bench)}")
+
+
+def wait_for_text(file: Path, text: str) -> None:
+    """Wait until a file holds a text."""
+    deadline = time.monotonic() + 60
+    while not file.is_file() or text not in file.read_text():
+        assert time.monotonic() < deadline, f"no {text!r} in {file}"
+        time.sleep(0.02)
 
 
 def check_every_epoch_once(bench: Bench, trainings: int) -> None:

@@ -1,6 +1,6 @@
 """Stand-ins for nnU-Net's commands, started by name: `fake_nnunet.py nnUNetv2_train 901 2d 0 ...`.
 
-A training lasts a second, stops and resumes as the trainers of this package do, has a data loader that outlives it when
+A training lasts a moment, stops and resumes as the trainers of this package do, has a data loader that outlives it when
 it is killed, and writes into `runs.log` what it does. Files in the folder `faults` make it fail. Only the standard
 library, so that one starts in a moment.
 """
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(os.environ["nnUNet_results"]).parent
-EPOCH_SECONDS = float(os.environ.get("FAKE_EPOCH_SECONDS", "0.15"))
+EPOCH_SECONDS = float(os.environ.get("FAKE_EPOCH_SECONDS", "0.05"))
 START_SECONDS = float(os.environ.get("FAKE_START_SECONDS", "0.05"))
 SAME_REQUEST_SECONDS = 2.0
 VALIDATION_SECONDS = float(os.environ.get("FAKE_VALIDATION_SECONDS", "0.1"))
@@ -55,11 +55,19 @@ def alone(name: str) -> None:
         log("TWICE", name)
 
 
+def wait_while_held(epoch: int) -> None:
+    """Wait before an epoch as long as the test wants."""
+    hold = ROOT / "hold"
+    while hold.is_file() and hold.read_text() == str(epoch):
+        time.sleep(0.01)
+
+
 def data_loader() -> int:
     """Start a process that waits for the training, and goes on waiting when that is killed."""
     pid = os.fork()
     if pid == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # As the workers of this package's trainers do.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         while True:
             time.sleep(60)
@@ -87,6 +95,7 @@ def train(dataset: str, configuration: str, fold: str) -> None:
             os.kill(loader, signal.SIGKILL)
             os._exit(75)
         asked.append(time.monotonic())
+        log("asked", job)
 
     phase = "training"
     loader = data_loader()
@@ -96,11 +105,11 @@ def train(dataset: str, configuration: str, fold: str) -> None:
     latest = folder / "checkpoint_latest.pth"
     final = folder / "checkpoint_final.pth"
     begin = int(latest.read_text()) if "--c" in sys.argv and latest.is_file() else 0
+    log("ready", job)
     (folder / "debug.json").write_text(json.dumps({"num_epochs": str(epochs)}))
     for epoch in range(begin, 0 if final.is_file() else epochs):
-        end = time.monotonic() + EPOCH_SECONDS
-        while (left := end - time.monotonic()) > 0:
-            time.sleep(left)
+        wait_while_held(epoch)
+        time.sleep(EPOCH_SECONDS)
         if os.waitpid(loader, os.WNOHANG) != (0, 0):
             sys.exit("RuntimeError: One or more background workers are no longer alive.")
         with open(folder / "epochs.jsonl", "a") as file:

@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from nnunetv2_ext.experiments.jobs import Job
 from nnunetv2_ext.experiments.locks import GPU_LOCKS_VARIABLE, take_gpus, take_lock
 from nnunetv2_ext.experiments.once import STOPPED, command_now, run_once
 from nnunetv2_ext.experiments.state import read_attempts
-from tests.experiments.bench import DATASET, OURS, Bench, check_every_epoch_once, read_events, wait_for
+from tests.experiments.bench import DATASET, OURS, Bench, check_every_epoch_once, read_events, wait_for, wait_for_text
 
 MODEL = f"{OURS}__nnUNetPlans__2d"
 NAME, KEY = f"{MODEL}/fold_0", f"train/{DATASET}/{MODEL}/fold_0"
@@ -68,33 +67,36 @@ def runner(bench: Bench) -> Iterator[Runner]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_stops_after_the_epoch_and_the_next_start_goes_on(runner: Runner, number: int) -> None:
+    runner.bench.hold(1)
     once = runner.start()
     wait_for(runner.bench, "epoch", f"{NAME} 0")
     once.send_signal(number)
-    assert once.wait(30) == STOPPED
-    assert wait_for(runner.bench, "stop", NAME)
-    assert "was stopped after epoch" in runner.job.log.read_text()
+    wait_for(runner.bench, "asked", NAME)
+    runner.bench.release()
+    assert once.wait(60) == STOPPED
+    assert "was stopped after epoch 1" in runner.job.log.read_text()
     runner.finish()
     assert "--c" in wait_for(runner.bench, "start", NAME).rest
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_in_validation_and_at_the_start(runner: Runner, number: int) -> None:
+def test_a_signal_in_validation_and_at_the_start(runner: Runner) -> None:
     once = runner.start(FAKE_START_SECONDS="30")
     wait_for(runner.bench, "start", NAME)
-    once.send_signal(number)
-    assert once.wait(30) == STOPPED
+    once.send_signal(signal.SIGUSR1)
+    assert once.wait(60) == STOPPED
     once = runner.start(FAKE_VALIDATION_SECONDS="30")
     wait_for(runner.bench, "validation", NAME)
-    once.send_signal(number)
-    assert once.wait(30) == STOPPED
+    once.send_signal(signal.SIGTERM)
+    assert once.wait(60) == STOPPED
     assert not runner.job.is_done()
     runner.finish()
 
 
 def test_a_killed_training_is_started_again_at_once(runner: Runner) -> None:
-    once = runner.start(FAKE_EPOCH_SECONDS="0.3")
+    runner.bench.hold(2)
+    once = runner.start()
     os.kill(wait_for(runner.bench, "epoch", f"{NAME} 1").pid, signal.SIGKILL)
+    runner.bench.release()
     assert once.wait(60) == 0
     assert "killed by signal 9" in runner.job.log.read_text()
     check_every_epoch_once(runner.bench, trainings=1)
@@ -103,32 +105,40 @@ def test_a_killed_training_is_started_again_at_once(runner: Runner) -> None:
 
 
 def test_a_killed_data_loader_is_a_failure_that_is_tried_again(runner: Runner) -> None:
-    once = runner.start(FAKE_EPOCH_SECONDS="0.3")
+    runner.bench.hold(1)
+    once = runner.start()
     training = wait_for(runner.bench, "epoch", f"{NAME} 0").pid
-    children = Path(f"/proc/{training}/task/{training}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
+    (child,) = Path(f"/proc/{training}/task/{training}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    wait_for_text(Path(f"/proc/{child}/stat"), ") Z ")
+    runner.bench.release()
     assert once.wait(60) == 0
     assert "background workers are no longer alive" in runner.job.log.read_text()
     check_every_epoch_once(runner.bench, trainings=1)
 
 
 def test_a_training_whose_wrapper_was_killed_is_waited_for(runner: Runner) -> None:
-    once = runner.start(FAKE_EPOCH_SECONDS="0.3")
+    runner.bench.hold(1)
+    once = runner.start()
     wait_for(runner.bench, "epoch", f"{NAME} 0")
     once.kill()
-    runner.finish()
-    assert "another process runs it" in runner.job.log.read_text()
+    again = runner.start()
+    wait_for_text(runner.job.log, "another process runs it")
+    runner.bench.release()
+    assert again.wait(60) == 0
+    check_every_epoch_once(runner.bench, trainings=1)
     assert "is done already" in runner.job.log.read_text()
     assert [event.what for event in read_events(runner.bench)].count("start") == 1
 
 
 def test_data_loaders_whose_training_and_wrapper_were_killed_are_ended(runner: Runner) -> None:
-    once = runner.start(FAKE_EPOCH_SECONDS="0.3")
+    runner.bench.hold(1)
+    once = runner.start()
     training = wait_for(runner.bench, "epoch", f"{NAME} 0").pid
     once.kill()
     once.wait()
     os.kill(training, signal.SIGKILL)
-    time.sleep(0.1)
+    runner.bench.release()
     assert take_lock(runner.job.lock) is None  # the data loader holds it
     runner.finish()
     assert "ended what was left of a killed training" in runner.job.log.read_text()
@@ -158,18 +168,24 @@ def test_a_new_epoch_starts_the_count_of_failures_again(runner: Runner) -> None:
 
 
 def test_a_stop_that_came_from_elsewhere_is_passed_on_to_a_cluster_only(runner: Runner) -> None:
+    runner.bench.hold(1)
     once = runner.start("--engine", "slurm", CUDA_VISIBLE_DEVICES="7")
-    event = wait_for(runner.bench, "epoch", f"{NAME} 0")
-    os.kill(event.pid, signal.SIGUSR1)
-    assert once.wait(30) == STOPPED
+    stop_the_training_alone(runner.bench)
+    assert once.wait(60) == STOPPED
     assert "gpu=7 " in wait_for(runner.bench, "start", NAME).rest
-    once = runner.start(FAKE_EPOCH_SECONDS="0.3")
-    while (training := wait_for(runner.bench, "start", NAME)).pid == event.pid:
-        time.sleep(0.02)
-    time.sleep(0.3)
-    os.kill(training.pid, signal.SIGUSR1)
-    assert once.wait(30) == 0
+    runner.bench.hold(2)
+    once = runner.start()
+    stop_the_training_alone(runner.bench)
+    assert once.wait(60) == 0
     check_every_epoch_once(runner.bench, trainings=1)
+    assert [event.what for event in read_events(runner.bench)].count("start") == 3
+
+
+def stop_the_training_alone(bench: Bench) -> None:
+    before = len(read_events(bench))
+    os.kill(wait_for(bench, "ready", NAME, after=before).pid, signal.SIGUSR1)
+    wait_for(bench, "asked", NAME, after=before)
+    bench.release()
 
 
 def test_one_gpu_is_given_to_one_training_at_a_time(runner: Runner) -> None:

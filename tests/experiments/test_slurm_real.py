@@ -123,3 +123,121 @@ def test_everything_runs_in_order_and_a_finished_experiment_submits_nothing(clus
     assert max(moments(cluster.bench, "end", "")) < min(moments(cluster.bench, "find_best", ""))
     assert "submitted no jobs; none in the queue before" in cluster.run()
     assert "Slurm's queue has no job of this experiment" in cluster.run("--status")
+
+
+def test_a_time_limit_puts_the_training_back_and_no_epoch_is_lost(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Slurm looks at time limits, of whole minutes, every half a minute.
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "12")
+    cluster.write(
+        folds=[0],
+        resources={"cores": 1, "memory_gb": 1, "hours": 1 / 60},
+        slurm={"signal_seconds": 50},
+        find_best={"ensembling": False},
+    )
+    cluster.run()
+    cluster.wait_until_empty(240)
+    check_every_epoch_once(cluster.bench, trainings=1)
+    starts = [event.rest for event in read_events(cluster.bench) if event.what == "start"]
+    assert len(starts) >= 2
+    assert len(moments(cluster.bench, "stop", MODEL)) == len(starts) - 1
+    # What waits for it was not started or removed by the stop.
+    assert max(moments(cluster.bench, "end", MODEL)) < min(moments(cluster.bench, "find_best", ""))
+
+
+def test_requeued_preempted_and_killed_trainings_go_on(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "3")
+    cluster.write(slurm={"partition": "low"})
+    cluster.run()
+    for fold in (0, 1):
+        wait_for(cluster.bench, "epoch", f"{MODEL}/fold_{fold} 0")
+    # By hand.
+    cluster.slurm.ask("scontrol", "requeue", cluster.number(0))
+    wait_for(cluster.bench, "stop", f"{MODEL}/fold_0")
+    # The training alone is killed: the job starts it again.
+    os.kill(wait_for(cluster.bench, "start", f"{MODEL}/fold_1").pid, signal.SIGKILL)
+    wait_for(cluster.bench, "epoch", f"{MODEL}/fold_1 2")
+    wait_for(cluster.bench, "epoch", f"{MODEL}/fold_0 1")
+    # A job of higher priority takes the whole node.
+    mark = cluster.bench.root / "urgent"
+    cluster.slurm.ask(
+        *("sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--chdir=/tmp"),
+        *("--wrap", f"touch '{str(mark).replace(chr(39), chr(39) + chr(34) + chr(39) + chr(34) + chr(39))}'; sleep 2"),
+    )
+    wait_for(cluster.bench, "stop", f"{MODEL}/fold_0")
+    cluster.wait_until_empty()
+    assert mark.is_file()
+    check_every_epoch_once(cluster.bench, trainings=2)
+    assert "preempt" in (cluster.slurm.folder / "log" / "slurmctld.log").read_text().lower()
+
+
+def test_a_failing_fold_stops_what_needs_it_and_nothing_else(cluster: Cluster) -> None:
+    fault = cluster.bench.root / "faults" / "fail" / f"{MODEL}.fold_1"
+    fault.parent.mkdir(parents=True)
+    fault.touch()
+    cluster.write()
+    cluster.run()
+    cluster.wait_until_empty()
+    assert moments(cluster.bench, "end", f"{MODEL}/fold_0")
+    assert len(moments(cluster.bench, "start", f"{MODEL}/fold_1")) == 3
+    assert not moments(cluster.bench, "find_best", "")
+    status = cluster.run("--status")
+    assert f"Failed: train {DATASET} {MODEL} fold_1" in status
+    assert f"look  tail -n 30 '{cluster.bench.root}" in status.replace("'\"'\"'", "'")
+    assert "Left the queue without being done" in status
+
+    fault.unlink()
+    again = cluster.run()
+    assert f"Given up until --retry: train {DATASET} {MODEL} fold_1" in again
+    assert f"Not submitted, since it needs one of these: find_best {DATASET}" in again
+    assert "submitted 2 jobs" in cluster.run("--retry")
+    cluster.wait_until_empty()
+    assert moments(cluster.bench, "find_best", "")
+    check_every_epoch_once(cluster.bench, trainings=2)
+
+
+def test_a_controller_that_is_away_harms_no_training(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "4")
+    cluster.write()
+    cluster.run()
+    for fold in (0, 1):
+        wait_for(cluster.bench, "epoch", f"{MODEL}/fold_{fold} 0")
+    cluster.slurm.stop_controller()
+    away = time.monotonic()
+    try:
+        # One stops meanwhile, and asks to be put back; the other ends.
+        os.kill(wait_for(cluster.bench, "start", f"{MODEL}/fold_0").pid, signal.SIGUSR1)
+        command = [sys.executable, "-m", "nnunetv2_ext.cli", "run", str(cluster.bench.file), "--engine", "slurm"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as waiting:
+            wait_for(cluster.bench, "end", f"{MODEL}/fold_1")
+            time.sleep(max(0, 40 - (time.monotonic() - away)))
+            cluster.slurm.start_controller()
+            output = waiting.communicate(timeout=120)[0]
+    except BaseException:
+        cluster.slurm.start_controller()
+        raise
+    assert "Slurm's controller does not answer" in output
+    assert "submitted no jobs" in output
+    cluster.wait_until_empty()
+    assert moments(cluster.bench, "find_best", "")
+    check_every_epoch_once(cluster.bench, trainings=2)
+
+
+def test_cancel_ends_this_experiment_alone_and_it_can_go_on(cluster: Cluster) -> None:
+    cluster.write()
+    foreign = cluster.slurm.ask("sbatch", "--parsable", "--output=/dev/null", "--chdir=/tmp", "--wrap", "sleep 60")
+    cluster.run()
+    wait_for(cluster.bench, "epoch", f"{MODEL}/fold_0 0")
+    assert "cancelled 3 jobs" in cluster.run("--cancel")
+    wait_for(cluster.bench, "stop", f"{MODEL}/fold_0")
+    deadline = time.monotonic() + 30
+    while "study" in cluster.queue():
+        assert time.monotonic() < deadline, cluster.queue()
+        time.sleep(0.2)
+    assert foreign.strip() in cluster.queue("%F")
+    cluster.slurm.ask("scancel", foreign.strip())
+    assert "no job of this experiment" in cluster.run("--cancel")
+    assert "submitted 3 jobs" in cluster.run()
+    cluster.wait_until_empty()
+    check_every_epoch_once(cluster.bench, trainings=2)

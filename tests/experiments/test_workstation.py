@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ import pytest
 
 from nnunetv2_ext.experiments.once import STOPPED
 from nnunetv2_ext.experiments.workstation import write_workflow
-from tests.experiments.bench import NNUNETS, OURS, Bench, check_every_epoch_once, read_events, wait_for
+from tests.experiments.bench import NNUNETS, OURS, Bench, check_every_epoch_once, read_events, wait_for, wait_for_text
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.version_info < (3, 11), reason="Snakemake needs Python 3.11"),
 ]
 
+MODEL = f"{OURS}__nnUNetPlans__2d"
 TWO_FOLDS = {"configurations": ["2d"], "trainers": [OURS]}
 
 
@@ -97,12 +99,8 @@ def test_a_failing_fold_stops_what_needs_it_alone_and_retry_finishes_the_experim
     for name in (f"{NNUNETS}__nnUNetPlans__3d_cascade_fullres fold_0", f"find_best {bench.results.name} {NNUNETS}"):
         assert name in not_started
     assert OURS not in not_started.replace("compare", "")
-    # Asked again, it tries nothing that was given up.
-    before = len(read_events(bench))
-    assert "given up" in command(expect=1)
-    assert len(read_events(bench)) == before
     fault.unlink()
-    assert "14 of 14 jobs done" in command("--retry")
+    assert "15 of 15 jobs done" in command("--retry")
     check_every_epoch_once(bench, trainings=8)
     check_order(bench)
     # Finished: not even Snakemake is started.
@@ -128,60 +126,55 @@ def check_order(bench: Bench) -> None:
         assert place["end", f"{trainer}__nnUNetPlans__3d_cascade_fullres/fold_1"] < place["find_best", trainer]
 
 
-def test_ctrl_c_saves_the_epoch_and_a_second_start_is_refused(command: Command) -> None:
-    bench = command.bench
-    bench.write(**TWO_FOLDS)
-    first = command.start(FAKE_EPOCH_SECONDS="1")
-    wait_for(bench, "epoch")
+def test_ctrl_c_and_killed_heads_lose_no_epoch_and_start_nothing_twice(command: Command) -> None:
+    bench, folder = command.bench, command.bench.root / "study"
+    bench.write(**TWO_FOLDS, find_best=False)
+    bench.hold(1)
+    first = command.start()
+    wait_for(bench, "epoch", f"{MODEL}/fold_0 0")
+    wait_for(bench, "epoch", f"{MODEL}/fold_1 0")
     assert "is running already" in command(expect=1)
-    status = command("--status")
-    assert "running  1/4" in status
+    assert re.search(r"\n  0     running     1/4", command("--status"))
     first.send_signal(signal.SIGINT)
+    wait_for(bench, "asked", f"{MODEL}/fold_0")
+    wait_for(bench, "asked", f"{MODEL}/fold_1")
+    bench.release()
     output = first.communicate(timeout=60)[0]
     assert first.returncode == STOPPED, output
     assert "trainings finish their epoch and save it" in output
-    events = read_events(bench)
-    assert {event.what for event in events if event.pid in {one.pid for one in events if one.what == "start"}} >= {
-        "stop"
-    }
-    assert "stopped" in command("--status")
-    command()
-    check_every_epoch_once(bench, trainings=2)
+    assert re.search(r"\n  1     stopped     2/4", command("--status"))
 
-
-def test_killed_heads_leave_trainings_that_are_not_started_twice(command: Command) -> None:
-    bench = command.bench
-    bench.write(**TWO_FOLDS)
-    folder = bench.root / "study"
-    first = command.start(FAKE_EPOCH_SECONDS="2")
-    wait_for(bench, "epoch")
+    bench.hold(2)
+    before = len(read_events(bench))
+    second = command.start()
+    wait_for(bench, "ready", f"{MODEL}/fold_0", after=before)
+    wait_for(bench, "ready", f"{MODEL}/fold_1", after=before)
     # Of two heads one is left, and the experiment is still running.
-    first.kill()
-    first.wait()
+    second.kill()
+    second.wait()
     assert "is running already" in command(expect=1)
     (snakemake,) = processes_in(folder, b"snakemake", b"--workflow-profile")
     os.kill(snakemake, signal.SIGKILL)
-    time.sleep(0.2)
+    while processes_in(folder, b"snakemake", b"--workflow-profile"):
+        time.sleep(0.05)
     assert any((folder / ".snakemake" / "locks").iterdir())
-    command()
+    third = command.start()
+    wait_for_text(folder / "journal.log", "another process runs it")
+    bench.release()
+    output = third.communicate(timeout=120)[0]
+    assert third.returncode == 0, output
     check_every_epoch_once(bench, trainings=2)
-    assert "another process runs it" in (folder / "journal.log").read_text()
 
 
 def test_a_snakemake_that_was_started_by_hand_is_left_alone(command: Command) -> None:
-    bench = command.bench
+    bench, folder = command.bench, command.bench.root / "study"
     bench.write(**TWO_FOLDS)
-    write_workflow(bench.graph(**TWO_FOLDS))
-    folder = bench.root / "study"
-    by_hand = subprocess.Popen(
-        [sys.executable, "-m", "snakemake", "--workflow-profile", "profile"],
-        cwd=folder,
-        env={**os.environ, "FAKE_EPOCH_SECONDS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    (folder / ".snakemake" / "locks").mkdir(parents=True)
+    (folder / ".snakemake" / "locks" / "0.input.lock").touch()
+    by_hand = subprocess.Popen(["bash", "-c", "exec -a snakemake sleep 60"], cwd=folder)
     try:
-        wait_for(bench, "epoch")
+        while by_hand.pid not in processes_in(folder, b"snakemake", b"60"):
+            time.sleep(0.05)
         assert f"Snakemake runs in {folder} already, as process {by_hand.pid}" in command(expect=1)
     finally:
         by_hand.kill()
@@ -196,7 +189,7 @@ def test_the_files_are_the_same_for_the_same_experiment(bench: Bench) -> None:
     write_workflow(bench.graph())
     first = contents()
     bench.preprocess("nnUNetPlans_2d")
-    bench.finish(f"{OURS}__nnUNetPlans__2d", [0])
+    bench.finish(MODEL, [0])
     write_workflow(bench.graph())
     assert contents() == first
 
@@ -204,7 +197,7 @@ def test_the_files_are_the_same_for_the_same_experiment(bench: Bench) -> None:
 def test_a_summary_without_its_training_is_not_taken_for_one(command: Command) -> None:
     bench = command.bench
     bench.write(**TWO_FOLDS)
-    bench.finish(f"{OURS}__nnUNetPlans__2d", [0])
-    (bench.results / f"{OURS}__nnUNetPlans__2d" / "fold_0" / "checkpoint_final.pth").unlink()
+    bench.finish(MODEL, [0])
+    (bench.results / MODEL / "fold_0" / "checkpoint_final.pth").unlink()
     assert "but no checkpoint_final.pth of its training" in command(expect=1)
     assert read_events(bench) == []

@@ -208,8 +208,8 @@ def _sleep(ready: Any) -> None:
     time.sleep(60)
 
 
-def test_workers_end_on_sigterm_and_survive_sigusr1() -> None:
-    """nnU-Net forks its data loaders while the handlers are there, and ends them with SIGTERM."""
+def test_workers_survive_the_signals_until_the_training_is_over() -> None:
+    """nnU-Net forks its data loaders while the handlers are there, and a cluster signals all processes of a job."""
     context = multiprocessing.get_context("fork")
     asked: list[int] = []
     with _handled(lambda: asked.append(1)):
@@ -217,12 +217,13 @@ def test_workers_end_on_sigterm_and_survive_sigusr1() -> None:
         worker = context.Process(target=_sleep, args=(ready,), daemon=True)
         worker.start()
         assert ready.wait(30)
-        os.kill(worker.pid, signal.SIGUSR1)
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            os.kill(worker.pid, number)
         worker.join(0.5)
         assert worker.is_alive()
-        worker.terminate()
-        worker.join(30)
-        assert worker.exitcode == -signal.SIGTERM
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == -signal.SIGTERM
     assert not asked
 
 
