@@ -6,6 +6,7 @@ The stand-ins for nnU-Net's commands write down what ran when.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -40,6 +41,7 @@ def slurm() -> Iterator[RealSlurm]:
         yield slurm
     finally:
         slurm.stop()
+        shutil.copytree(folder / "log", "/work/tmp/slurm/lastlog", dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -148,28 +150,27 @@ def test_a_time_limit_puts_the_training_back_and_no_epoch_is_lost(
 
 def test_requeued_preempted_and_killed_trainings_go_on(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_EPOCH_SECONDS", "3")
+    bench = cluster.bench
     cluster.write(slurm={"partition": "low"})
     cluster.run()
     for fold in (0, 1):
-        wait_for(cluster.bench, "epoch", f"{MODEL}/fold_{fold} 0")
-    # By hand.
+        wait_for(bench, "epoch", f"{MODEL}/fold_{fold} 0")
+    # One is put back by hand; of the other the training alone is killed, and its job starts it again.
     cluster.slurm.ask("scontrol", "requeue", cluster.number(0))
-    wait_for(cluster.bench, "stop", f"{MODEL}/fold_0")
-    # The training alone is killed: the job starts it again.
-    os.kill(wait_for(cluster.bench, "start", f"{MODEL}/fold_1").pid, signal.SIGKILL)
-    wait_for(cluster.bench, "epoch", f"{MODEL}/fold_1 2")
-    wait_for(cluster.bench, "epoch", f"{MODEL}/fold_0 1")
+    os.kill(wait_for(bench, "start", f"{MODEL}/fold_1").pid, signal.SIGKILL)
+    wait_for(bench, "stop", f"{MODEL}/fold_0")
     # A job of higher priority takes the whole node.
-    mark = cluster.bench.root / "urgent"
-    cluster.slurm.ask(
-        *("sbatch", "--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--chdir=/tmp"),
-        *("--wrap", f"touch '{str(mark).replace(chr(39), chr(39) + chr(34) + chr(39) + chr(34) + chr(39))}'; sleep 2"),
-    )
-    wait_for(cluster.bench, "stop", f"{MODEL}/fold_0")
+    before, mark = len(read_events(bench)), bench.root / "urgent"
+    urgent = bench.root / "urgent.sbatch"
+    urgent.write_text(f"#!/bin/bash\ntouch {shlex.quote(str(mark))}\nsleep 1\n")
+    options = ("--partition=high", "--cpus-per-task=2", "--output=/dev/null", "--chdir=/tmp")
+    cluster.slurm.ask("sbatch", *options, str(urgent))
+    wait_for(bench, "stop", f"{MODEL}/fold_1", after=before)
     cluster.wait_until_empty()
     assert mark.is_file()
-    check_every_epoch_once(cluster.bench, trainings=2)
-    assert "preempt" in (cluster.slurm.folder / "log" / "slurmctld.log").read_text().lower()
+    check_every_epoch_once(bench, trainings=2)
+    assert "preempt" in (cluster.slurm.folder / "log" / "slurmctld.log").read_text()
+    assert moments(bench, "find_best", "")
 
 
 def test_a_failing_fold_stops_what_needs_it_and_nothing_else(cluster: Cluster) -> None:
