@@ -46,7 +46,7 @@ PreemptMode=REQUEUE
 SchedulerParameters=bf_interval=1,sched_interval=2
 MessageTimeout=5
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=4000 Gres=gpu:2 State=UNKNOWN
-PartitionName=low Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=low Nodes={host} Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes={host} MaxTime=INFINITE State=UP PriorityTier=9
 """
 
