@@ -39,6 +39,7 @@ from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.cli import build_parser
 from nnunetv2_ext.commands import COMMANDS
 from nnunetv2_ext.commands.list import trainers_table
+from nnunetv2_ext.experiments.locks import GPU_LOCKS_VARIABLE
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
 from nnunetv2_ext.trainers.names import GRAMMAR, parse_name
