@@ -34,19 +34,8 @@ ARROWS: dict[str, set[str]] = {
     "experiments": GROUND | {"io", "plans", "trainers"},
     "demo": GROUND | {"io", "images", "plans", "evaluation"},
     "commands": GROUND
-    | {
-        "io",
-        "images",
-        "architectures",
-        "plans",
-        "weights",
-        "trainers",
-        "datasets",
-        "evaluation",
-        "submission",
-        "demo",
-        "experiments",
-    },
+    | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"}
+    | {"experiments"},
     "cli": {"errors", "commands"},
 }
 # Networks, which are read from top to bottom, may be longer; so may tables of data.

@@ -280,7 +280,8 @@ class _Builder:
             name = f"{plans}__{configuration}"
             numbers = [dataset_number(dataset) for dataset in dict.fromkeys(fold.dataset for _, fold in chosen)]
             command = ["nnUNetv2_ext", "compare", "-d", *numbers, "-c", configuration, "-tr", *trainers, "-p", plans]
-            command += ["-f", *self.experiment.folds, "-o", str(self.experiment.report / name), *step.options]
+            command += ["-f", *self.experiment.folds, "-o", str(self.experiment.report / name)]
+            command += ["--overwrite", *step.options]  # a training that is added makes the comparison anew
             lock = self.experiment.folder / "done" / f".{name}.lock"
             self._report_job(COMPARE, name, command=command, after=[job for job, _ in chosen], lock=lock)
 

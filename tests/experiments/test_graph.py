@@ -55,7 +55,7 @@ def test_lowres_folds_that_a_cascade_needs_are_added(bench: Bench) -> None:
     assert f"train/{DATASET}/{CASCADE}/fold_0" not in graph.jobs
     assert any("3d_lowres is trained for fold 0 too" in note for note in graph.notes)
     # What the experiment did not ask for is not compared.
-    assert graph.jobs["compare/nnUNetPlans__3d_lowres"].command[-4:-1] == ("-f", "1", "-o")
+    assert graph.jobs["compare/nnUNetPlans__3d_lowres"].command[-5:-2] == ("-f", "1", "-o")
 
 
 def test_nothing_is_needed_when_all_is_done_whatever_happens_to_plans_and_data(bench: Bench) -> None:
