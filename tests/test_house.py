@@ -32,10 +32,11 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": GROUND | {"io", "images"},
     "comparison": GROUND | {"io", "images", "plans", "trainers", "architectures", "evaluation"},
     "submission": GROUND | {"io", "images", "plans", "weights", "trainers", "datasets", "evaluation"},
+    "experiments": GROUND | {"io", "plans", "trainers"},
     "demo": GROUND | {"io", "images", "plans", "evaluation"},
     "commands": GROUND
     | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"}
-    | {"comparison"},
+    | {"comparison", "experiments"},
     "cli": {"errors", "commands"},
 }
 # Networks, which are read from top to bottom, may be longer; so may tables of data.

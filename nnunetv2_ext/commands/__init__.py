@@ -18,6 +18,7 @@ COMMANDS = (
     "evaluate",
     "compare",
     "convert",
+    "run",
     "submit",
     "demo",
 )

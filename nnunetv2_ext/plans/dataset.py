@@ -30,6 +30,16 @@ class PlannedDataset:
     plans: dict[str, Any]
     dataset_json: dict[str, Any]
 
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return the entries of a configuration, with those that it inherits.
+
+        Raises:
+            KeyError: if the plans hold none of this name.
+        """
+        own = self.plans["configurations"][name]
+        parent = own.get("inherits_from")
+        return {**self.settings(parent), **own} if parent else dict(own)
+
     def configuration(self, name: str) -> PlannedConfiguration:
         """Read a configuration.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import os
 import signal
 import threading
@@ -34,6 +35,8 @@ __all__ = ["EPOCHS_FILE", "SAVE_EVERY_VARIABLE", "STOPPED", "SafeStopMixin"]
 SAVE_EVERY_VARIABLE = "nnUNet_ext_save_every"
 # Exit code of a training that was stopped and can be continued with `--c`: EX_TEMPFAIL, "try again", of sysexits.h.
 STOPPED = 75
+# One request to stop may arrive several times: Slurm sends it to all processes of a job, and those pass it on.
+SAME_REQUEST_SECONDS = 2.0
 EPOCHS_FILE = "epochs.jsonl"
 LATEST, BEST = "checkpoint_latest.pth", "checkpoint_best.pth"
 
@@ -47,18 +50,20 @@ def _stop_signals() -> list[signal.Signals]:
 def _handled(react: Callable[[], None]) -> Iterator[None]:
     """Call `react` on each stop signal that this process gets.
 
-    Worker processes that are forked meanwhile inherit the handler. In them SIGTERM ends the process, as
-    `Process.terminate` expects, and SIGUSR1, which a cluster sends to all processes of a job, does nothing.
+    Worker processes that are forked meanwhile inherit the handler. In them both signals, which a cluster sends to all
+    processes of a job, do nothing until the training is over: it needs its workers to finish the epoch. After that
+    SIGTERM ends them, as `Process.terminate` expects.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread set handlers
         return
     owner = os.getpid()
+    over = mmap.mmap(-1, 1)  # shared with the workers
 
     def handle(number: int, _frame: Any) -> None:
         if os.getpid() == owner:
             react()
-        elif number == signal.SIGTERM:
+        elif number == signal.SIGTERM and over[0]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -66,6 +71,7 @@ def _handled(react: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        over[0] = 1
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -86,8 +92,8 @@ def _epoch_of(checkpoint: Path) -> int:
 class SafeStopMixin(_Trainer):
     """Change how a trainer of nnU-Net, which stands after this class in the bases, stops, saves and goes on.
 
-    - SIGUSR1 or SIGTERM: the running epoch is finished and saved, and the process exits with code 75. A second signal
-      exits at once, and so does one that comes during the final validation, where nothing is lost.
+    - SIGUSR1 or SIGTERM: the running epoch is finished and saved, and the process exits with code 75. A second signal,
+      two seconds later or more, exits at once, and so does one during the final validation, where nothing is lost.
     - `--c` goes on from the newer of `checkpoint_latest.pth` and `checkpoint_best.pth`.
     - `nnUNet_ext_save_every=N` saves every N epochs instead of every 50.
     - A training whose loss is not finite ends with one sentence; the checkpoints of the epochs before are kept.
@@ -101,6 +107,7 @@ class SafeStopMixin(_Trainer):
 
     save_every: int
     _asked_to_stop: bool = False
+    _asked_at: float = 0.0
 
     def run_training(self) -> None:
         """Train, and stop at the end of an epoch when asked to."""
@@ -188,9 +195,10 @@ class SafeStopMixin(_Trainer):
         return int(value)
 
     def _ask_to_stop(self) -> None:
-        if self._asked_to_stop:
+        if not self._asked_to_stop:
+            self._asked_to_stop, self._asked_at = True, time.monotonic()
+        elif time.monotonic() - self._asked_at > SAME_REQUEST_SECONDS:
             self._exit_at_once()
-        self._asked_to_stop = True
 
     def _exit_at_once(self) -> None:
         raise SystemExit(STOPPED)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.trainers import safe_stop
 from nnunetv2_ext.trainers.safe_stop import EPOCHS_FILE, SAVE_EVERY_VARIABLE, SafeStopMixin, _handled
 from tests.planned_data import LABELS, PlannedData
 from tests.trainers.test_contract import make_trainer
@@ -111,7 +112,15 @@ def test_a_signal_during_start_up_ends_before_the_first_epoch(make: Callable[[],
     assert not list(Path(trainer.output_folder).glob("*.pth"))
 
 
-def test_a_second_signal_ends_at_once(make: Callable[[], Any]) -> None:
+def test_one_request_that_arrives_twice_loses_no_epoch(make: Callable[[], Any]) -> None:
+    trainer = make()
+    at(trainer, "train_step", 1, send(signal.SIGTERM, times=3))
+    run_until_stopped(trainer)
+    assert checkpoint(trainer, "latest")["current_epoch"] == 2
+
+
+def test_a_second_signal_ends_at_once(make: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(safe_stop, "SAME_REQUEST_SECONDS", 0)
     trainer = make()
     at(trainer, "train_step", 1, send(signal.SIGUSR1, times=2))
     run_until_stopped(trainer)
@@ -199,8 +208,8 @@ def _sleep(ready: Any) -> None:
     time.sleep(60)
 
 
-def test_workers_end_on_sigterm_and_survive_sigusr1() -> None:
-    """nnU-Net forks its data loaders while the handlers are there, and ends them with SIGTERM."""
+def test_workers_survive_the_signals_until_the_training_is_over() -> None:
+    """nnU-Net forks its data loaders while the handlers are there, and a cluster signals all processes of a job."""
     context = multiprocessing.get_context("fork")
     asked: list[int] = []
     with _handled(lambda: asked.append(1)):
@@ -208,12 +217,13 @@ def test_workers_end_on_sigterm_and_survive_sigusr1() -> None:
         worker = context.Process(target=_sleep, args=(ready,), daemon=True)
         worker.start()
         assert ready.wait(30)
-        os.kill(worker.pid, signal.SIGUSR1)
+        for number in (signal.SIGUSR1, signal.SIGTERM):
+            os.kill(worker.pid, number)
         worker.join(0.5)
         assert worker.is_alive()
-        worker.terminate()
-        worker.join(30)
-        assert worker.exitcode == -signal.SIGTERM
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == -signal.SIGTERM
     assert not asked
 
 
