@@ -1,8 +1,9 @@
 """Compare an exported network with torch: labels voxel by voxel, seconds per case, and peak memory.
 
-Each network of the list is trained for a few steps on a planned dataset, exported with `nnUNetv2_ext export`, and
+Each network of the list is trained for a few steps on a planned dataset, exported with OpenVINO's files beside, and
 predicts the dataset's test images with each backend, in a process of its own that has one thread. Memory is the
-largest resident size of that process, with Python, torch and nnU-Net in it; seconds are process time. The table goes into docs/benchmarks.md.
+largest resident size of that process, with Python, torch and nnU-Net in it; seconds are process time. The table goes
+into docs/benchmarks.md.
 
 Usage: python -m benchmarks.deployment DATASET [--steps N] [--only TRAINER:CONFIGURATION ...] [--print]
 """

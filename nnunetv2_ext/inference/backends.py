@@ -198,15 +198,11 @@ def load_predictor(
     # nnU-Net tells what it does not do on a CPU, whatever its settings are.
     with contextlib.redirect_stdout(io.StringIO()):
         predictor = nnUNetPredictor(device=device, **settings)
-    network: nn.Module = nn.Identity()
-    weights: Any = list(model.weights)
-    if backend == "torch":
-        network = build_network(model)
     predictor.manual_initialization(
-        network,
+        build_network(model) if backend == "torch" else None,
         planned.plans_manager,
         planned.configuration_manager,
-        weights,
+        list(model.weights),
         model.dataset_json,
         model.trainer,
         model.mirroring_axes,

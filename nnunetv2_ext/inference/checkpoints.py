@@ -54,13 +54,13 @@ def read_checkpoints(source: Path, *, folds: Sequence[str] | None = None, checkp
         if missing:
             raise UserError(f"{checkpoint} of fold {fold} in {source} has no {missing[0]}: it is not nnU-Net's.")
         contents[fold] = {key: content[key] for key in _KEPT_KEYS if key in content}
-    made_by = {(content["trainer_name"], content["init_args"]["configuration"]) for content in contents.values()}
+    made_by = {(content["trainer_name"], content["init_args"].get("configuration")) for content in contents.values()}
     if len(made_by) > 1:
         raise UserError(f"The folds of {source} are of several trainers or configurations: export one model alone.")
     ((trainer, configuration),) = made_by
     _find_trainer(trainer)
     axes = next(iter(contents.values())).get("inference_allowed_mirroring_axes")
-    return TrainedModel(
+    found = TrainedModel(
         trainer,
         configuration,
         tuple(contents),
@@ -70,6 +70,8 @@ def read_checkpoints(source: Path, *, folds: Sequence[str] | None = None, checkp
         source=source,
         weights=tuple(content["network_weights"] for content in contents.values()),
     )
+    _ = found.planned  # raises if the plans cannot be used
+    return found
 
 
 def export_model(
