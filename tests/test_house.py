@@ -31,12 +31,13 @@ ARROWS: dict[str, set[str]] = {
     "datasets": GROUND | {"io", "images"},
     "evaluation": GROUND | {"io", "images"},
     "comparison": GROUND | {"io", "images", "plans", "trainers", "architectures", "evaluation"},
-    "submission": GROUND | {"io", "images", "plans", "weights", "trainers", "datasets", "evaluation"},
+    "inference": GROUND | {"io", "images", "architectures", "plans", "weights", "trainers"},
+    "submission": GROUND | {"io", "images", "plans", "weights", "trainers", "datasets", "evaluation", "inference"},
     "experiments": GROUND | {"io", "plans", "trainers"},
     "demo": GROUND | {"io", "images", "plans", "evaluation"},
     "commands": GROUND
     | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"}
-    | {"comparison", "experiments"},
+    | {"comparison", "experiments", "inference"},
     "cli": {"errors", "commands"},
 }
 # Networks, which are read from top to bottom, may be longer; so may tables of data.
