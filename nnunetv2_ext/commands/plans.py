@@ -33,7 +33,7 @@ def network_names() -> list[str]:
 
     Those that start from ImageNet weights are left out: it is our trainer, not the network, that loads them.
     """
-    return [entry.name.removeprefix(_PREFIX) for entry in TRAINERS if not entry.imagenet]
+    return [entry.name.removeprefix(_PREFIX) for entry in TRAINERS if not entry.pretrained]
 
 
 def _scale_strides(output_strides: Sequence[Sequence[int]]) -> list[list[int]]:
