@@ -189,7 +189,7 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     ),
     _SWIN_UNETR(
         "nnUNetTrainerSwinUNETRRecA_pretrained",
-        method="SwinUNETR with RecA from self-supervised weights",
+        method="SwinUNETR with RecA, self-supervised",
         paper=_RECA,
         dims=(3,),
         self_supervised=True,

@@ -41,6 +41,7 @@ from nnunetv2_ext.commands import COMMANDS
 from nnunetv2_ext.commands.list import trainers_table
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.base import CHECKPOINTING_VARIABLE, nnUNetTrainerExt
+from nnunetv2_ext.trainers.log_sinks import LOG_VARIABLE
 from nnunetv2_ext.trainers.names import GRAMMAR, parse_name
 from nnunetv2_ext.trainers.safe_stop import SAVE_EVERY_VARIABLE
 from nnunetv2_ext.weights.imagenet import FOLDER_VARIABLE
@@ -200,7 +201,8 @@ def test_trainer_names_exist(document: Path) -> None:
 
 @each_document
 def test_own_environment_variables_exist(document: Path) -> None:
-    known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, FOLDER_VARIABLE, SAVE_EVERY_VARIABLE, "nnUNet_extTrainer"}
+    known = {OPT_OUT_VARIABLE, CHECKPOINTING_VARIABLE, FOLDER_VARIABLE, LOG_VARIABLE, SAVE_EVERY_VARIABLE}
+    known.add("nnUNet_extTrainer")
     assert set(re.findall(r"\bnnUNet_ext\w+", read(document))) <= known
 
 
@@ -303,7 +305,7 @@ def test_readme_has_every_trainer_in_one_family() -> None:
         for name in trainers_of_a_pattern(pattern)
     }
     assert dims == {entry.name: ", ".join(f"{n}D" for n in entry.dims) for entry in TRAINERS}
-    assert len(families) == 6
+    assert len(families) == 7
 
 
 def test_first_screen_of_the_readme() -> None:

@@ -79,6 +79,7 @@ class SelfSupervisedStartMixin(PublishedStartMixin):
     """Start SwinUNETR's encoder from self-supervised weights, which the user downloads."""
 
     published: ClassVar[str] = "self-supervised"
+    only_dims: ClassVar[tuple[int, ...]] = (3,)
 
     def _load_published(self, network: Any) -> list[str]:
         return load_swinvit(network)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from nnunetv2_ext.trainers.logs import CurvesMixin
 from nnunetv2_ext.trainers.names import Variant
-from nnunetv2_ext.trainers.safe_stop import SafeStopMixin
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Trainer
@@ -91,6 +91,6 @@ def make_variant(base: type, name: str, variant: Variant) -> type:
         "__qualname__": name,
         "__doc__": f"{base.__name__} with {variant}.",
     }
-    # Variants of nnU-Net's own trainer stop and resume as ours do, so that all can be part of one experiment.
-    bases = (VariantMixin, base) if issubclass(base, SafeStopMixin) else (VariantMixin, SafeStopMixin, base)
+    # Variants of nnU-Net's own trainer stop, resume and log as ours do, so that all can be part of one experiment.
+    bases = (VariantMixin, base) if issubclass(base, CurvesMixin) else (VariantMixin, CurvesMixin, base)
     return type(name, bases, attributes)
