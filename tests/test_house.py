@@ -30,10 +30,12 @@ ARROWS: dict[str, set[str]] = {
     "_discovery": {"trainers"},
     "datasets": GROUND | {"io", "images"},
     "evaluation": GROUND | {"io", "images"},
-    "submission": GROUND | {"io", "images", "plans", "weights", "trainers", "datasets", "evaluation"},
+    "inference": GROUND | {"io", "images", "architectures", "plans", "weights", "trainers"},
+    "submission": GROUND | {"io", "images", "plans", "weights", "trainers", "datasets", "evaluation", "inference"},
     "demo": GROUND | {"io", "images", "plans", "evaluation"},
     "commands": GROUND
-    | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"},
+    | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"}
+    | {"inference"},
     "cli": {"errors", "commands"},
 }
 # Networks, which are read from top to bottom, may be longer; so may tables of data.

@@ -15,6 +15,8 @@ COMMANDS = (
     "path",
     "plans",
     "import-weights",
+    "export",
+    "predict",
     "evaluate",
     "convert",
     "submit",

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["prepare_file", "prepare_output", "whole_file", "whole_folder"]
+__all__ = ["alone", "ended_by_an_exception", "prepare_file", "prepare_output", "whole_file", "whole_folder"]
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".partial-{path.name}")
-    with _ended_by_an_exception():
+    with ended_by_an_exception():
         try:
             yield partial
             os.replace(partial, path)
@@ -56,7 +56,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     _require_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _ended_by_an_exception(), _alone(path):
+    with ended_by_an_exception(), alone(path):
         # A name of its own for each run, because workers of a killed one may take a moment to end.
         work = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
         new, old = work / "new", work / "old"
@@ -103,7 +103,7 @@ def prepare_output(path: Path, *, kind: str, holds: Sequence[str], overwrite: bo
     """
     _require_writable(path)
     if path.parent.is_dir():
-        with _alone(path):
+        with alone(path):
             pass
     if path.exists() and not overwrite:
         raise UserError(f"{path} exists: use it, choose another folder with -o, or write it anew with --overwrite.")
@@ -124,7 +124,7 @@ def _require_writable(path: Path) -> None:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone(path: Path) -> Iterator[None]:
     """Keep other processes that write this folder away, and clear away what killed ones left."""
     lock_file = path.with_name(f".{path.name}.lock")
     lock = FileLock(lock_file)
@@ -149,7 +149,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ended_by_an_exception() -> Iterator[None]:
+def ended_by_an_exception() -> Iterator[None]:
     """Turn the signal with which clusters and `kill` end a process into an exception, so that it cleans up."""
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
         yield

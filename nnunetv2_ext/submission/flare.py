@@ -21,8 +21,10 @@ import nnunetv2_ext
 from nnunetv2_ext.datasets import flare21, flare22, flare23
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.labels import read_dataset_json, same_classes
+from nnunetv2_ext.inference.backends import load_predictor
+from nnunetv2_ext.inference.checkpoints import CHECKPOINT, export_model, read_checkpoints
+from nnunetv2_ext.inference.trained import TrainedModel
 from nnunetv2_ext.io.files import prepare_output, whole_folder
-from nnunetv2_ext.submission.model import CHECKPOINT, ExportedModel, export_model, load_predictor
 from nnunetv2_ext.submission.predict import ENDING
 from nnunetv2_ext.submission.requirements import pinned_requirements
 
@@ -50,7 +52,7 @@ def submit_flare(
     step_size: float = 0.5,
     not_on_device: bool = False,
     overwrite: bool = False,
-) -> tuple[ExportedModel, list[str]]:
+) -> tuple[TrainedModel, list[str]]:
     """Write a folder from which `docker build` makes the image that FLARE wants.
 
     Args:
@@ -110,15 +112,19 @@ def submit_flare(
     return exported, [*_remark_on_model(output / "model", exported), *remarks]
 
 
-def _check_model(folder: Path, exported: ExportedModel) -> None:
+def _check_model(folder: Path, exported: TrainedModel) -> None:
     """Load the model as the container will, and raise unless it can read what the challenge hands over."""
-    channels = exported.dataset_json.get("channel_names") or exported.dataset_json["modality"]
-    if len(channels) != 1:
+    previous = exported.planned.previous_stage
+    if previous is not None:
         raise UserError(
-            f"The model was trained on {len(channels)} channels ({', '.join(channels.values())}), and the challenge "
-            "hands over one: submit another."
+            f"{exported.configuration} needs the predictions of {previous}: submit a model that works alone."
         )
-    predictor = load_predictor(folder, device=torch.device("cpu"), perform_everything_on_device=False)
+    if len(exported.channels) != 1:
+        raise UserError(
+            f"The model was trained on {len(exported.channels)} channels ({', '.join(exported.channels)}), and the "
+            "challenge hands over one: submit another."
+        )
+    predictor = load_predictor(read_checkpoints(folder), device=torch.device("cpu"), perform_everything_on_device=False)
     reader = predictor.plans_manager.image_reader_writer_class
     if ENDING not in reader.supported_file_endings:
         raise UserError(
@@ -127,7 +133,7 @@ def _check_model(folder: Path, exported: ExportedModel) -> None:
         )
 
 
-def _remark_on_model(folder: Path, exported: ExportedModel) -> list[str]:
+def _remark_on_model(folder: Path, exported: TrainedModel) -> list[str]:
     classes = read_dataset_json(folder / "dataset.json").classes
     edition = next((name for name, labels in _EDITIONS.items() if same_classes(classes, labels)), None)
     if edition is not None:

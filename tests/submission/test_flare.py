@@ -312,7 +312,7 @@ def test_trainer_of_another_package_is_refused(
     path = model / "fold_0" / "checkpoint_final.pth"
     torch.save({**torch.load(path, weights_only=False), "trainer_name": "nnUNetTrainerOfMine"}, path)
     refuse(
-        "The trainer nnUNetTrainerOfMine is of my_trainers, which would be missing in the container",
+        "The trainer nnUNetTrainerOfMine is of my_trainers, and models of nnU-Net and nnunetv2_ext alone are taken",
         *("submit", "flare", "--model", str(model), "--team", "team", "-o", str(tmp_path / "out")),
     )
 

@@ -18,8 +18,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_ext.errors import UserError
-from nnunetv2_ext.submission.model import load_predictor
-from nnunetv2_ext.submission.predict import find_images, main, predict_folder, segment_by_class
+from nnunetv2_ext.inference.backends import load_predictor
+from nnunetv2_ext.inference.models import read_model
+from nnunetv2_ext.inference.segmentation import segment_by_class
+from nnunetv2_ext.submission.predict import find_images, main, predict_folder
 from tests.planned_data import LABELS, REGIONS, PlannedData
 
 CPU = torch.device("cpu")
@@ -116,7 +118,7 @@ def test_folder_of_images(
     folder = make_model(dataset, configuration, folds=("0", "1"))
     before = {path: path.stat().st_mtime_ns for path in [inputs, *inputs.iterdir()]}
     settings = {"use_mirroring": False, "device": CPU, "allow_tqdm": False}
-    assert predict_folder(load_predictor(folder, **settings), inputs, tmp_path / "ours") == []
+    assert predict_folder(load_predictor(read_model(folder), **settings), inputs, tmp_path / "ours") == []
     assert before == {path: path.stat().st_mtime_ns for path in [inputs, *inputs.iterdir()]}
     stock = nnUNetPredictor(**settings)
     stock.initialize_from_trained_model_folder(str(folder), (0, 1))
@@ -174,7 +176,7 @@ def test_refusals(inputs: Path, tmp_path: Path) -> None:
         find_images(tmp_path / "missing")
     with pytest.raises(UserError, match=r"has no file CASE_0000\.nii\.gz"):
         find_images(tmp_path)
-    with pytest.raises(SystemExit, match=r"has no fold with a checkpoint_final\.pth"):
+    with pytest.raises(SystemExit, match="holds no model"):
         main(["--model", str(tmp_path), "--inputs", str(inputs), "--outputs", str(tmp_path / "outputs")])
     with pytest.raises(SystemExit) as stopped:
         main(["--model", str(tmp_path)])
