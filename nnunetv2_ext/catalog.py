@@ -21,7 +21,8 @@ class TrainerEntry:
         deep_supervision: whether the loss looks at auxiliary heads too.
         checked_against: what its network was compared with.
         authors_system: the reference system (a key of `AUTHORS_SYSTEMS`) whose checkpoints its network takes.
-        imagenet: whether training starts from published ImageNet weights; the name ends in `_pretrained` then.
+        imagenet: whether training starts from published ImageNet weights.
+        self_supervised: whether training starts from published self-supervised weights.
     """
 
     name: str
@@ -33,6 +34,12 @@ class TrainerEntry:
     checked_against: str
     authors_system: str | None = None
     imagenet: bool = False
+    self_supervised: bool = False
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether training starts from published weights; the name ends in `_pretrained` then."""
+        return self.imagenet or self.self_supervised
 
 
 _PECA_NET = partial(
@@ -58,7 +65,6 @@ _WITH_DCA = partial(_DCA_UNETS, checked_against="the authors' code: 2 golden fil
 _SWIN_UNETR = partial(
     TrainerEntry,
     module="nnunetv2_ext.trainers.swin_unetr",
-    dims=(2, 3),
     deep_supervision=False,
     checked_against="the authors' code and MONAI: 9 golden files",
     authors_system="reca_swinunetr",
@@ -120,8 +126,8 @@ TRAINERS: tuple[TrainerEntry, ...] = (
     _WITH_DCA("nnUNetTrainerDCADoubleUNet", method="DoubleU-Net with DCA"),
     _PLAIN("nnUNetTrainerMultiResUNet", method="MultiResUNet"),
     _WITH_DCA("nnUNetTrainerDCAMultiResUNet", method="MultiResUNet with DCA"),
-    _SWIN_UNETR("nnUNetTrainerSwinUNETR", method="SwinUNETR", paper="Hatamizadeh et al.: Swin UNETR"),
-    _SWIN_UNETR("nnUNetTrainerSwinUNETRRecA", method="SwinUNETR with RecA", paper=_RECA),
+    _SWIN_UNETR("nnUNetTrainerSwinUNETR", method="SwinUNETR", paper="Hatamizadeh et al.: Swin UNETR", dims=(2, 3)),
+    _SWIN_UNETR("nnUNetTrainerSwinUNETRRecA", method="SwinUNETR with RecA", paper=_RECA, dims=(2, 3)),
     _NNFORMER(
         "nnUNetTrainerNNFormer",
         method="nnFormer",
@@ -173,6 +179,20 @@ TRAINERS: tuple[TrainerEntry, ...] = (
         method="DA-TransUNet with RecA from ImageNet weights",
         paper=_RECA,
         imagenet=True,
+    ),
+    _SWIN_UNETR(
+        "nnUNetTrainerSwinUNETR_pretrained",
+        method="SwinUNETR from self-supervised weights",
+        paper="Tang et al.: Self-supervised pre-training of Swin transformers",
+        dims=(3,),
+        self_supervised=True,
+    ),
+    _SWIN_UNETR(
+        "nnUNetTrainerSwinUNETRRecA_pretrained",
+        method="SwinUNETR with RecA, self-supervised",
+        paper=_RECA,
+        dims=(3,),
+        self_supervised=True,
     ),
     _DANIE("nnUNetTrainerDANIE_S", method="DANIE-S", deep_supervision=False),
     _DANIE("nnUNetTrainerDANIE_L", method="DANIE-L", deep_supervision=False),

@@ -16,7 +16,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("-ref", metavar="DIR", type=Path, required=True, help="references, CASE.nii.gz or the like")
     parser.add_argument("-pred", metavar="DIR", type=Path, required=True, help="predictions, with the same names")
-    protocols = "nnunet, transunet, nnformer, danie, flare21, flare22, acdc, isic or polyp"
+    protocols = (
+        "nnunet, transunet, nnformer, danie, flare21, flare22, flare23, flare24-t1, flare24-t2, lesion, acdc, isic "
+        "or polyp"
+    )
     parser.add_argument("--protocol", metavar="NAME", required=True, help=protocols)
     maps = "what the labels mean: a dataset.json, or a map's name (default: the protocol's own)"
     parser.add_argument("--labels", metavar="MAP", help=maps)

@@ -20,7 +20,12 @@ __all__ = ["HELP", "ImportReport", "add_arguments", "import_weights", "run"]
 
 HELP = "Turn a checkpoint into a file for nnU-Net's -pretrained_weights."
 
-_SOURCES = {"authors": "the authors' code", "nnunet": "nnU-Net's own network", "nnunetv2_ext": "nnunetv2_ext"}
+_SOURCES = {
+    "authors": "the authors' code",
+    "encoder": "an encoder alone",
+    "nnunet": "nnU-Net's own network",
+    "nnunetv2_ext": "nnunetv2_ext",
+}
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,19 @@ class ImportReport:
     """What an imported file holds.
 
     Attributes:
-        source: where the checkpoint is from: `authors`, `nnunet` or `nnunetv2_ext`.
+        source: where the checkpoint is from: `authors`, `encoder` (of SwinUNETR, self-supervised), `nnunet` or
+            `nnunetv2_ext`.
         taken: number of tensors that come from the checkpoint.
         fresh: names of the network's tensors that start anew.
         left_out: names of the checkpoint's tensors that the network has no place for, segmentation layers aside.
+        resized: names of the network's tensors that the checkpoint has in another shape.
     """
 
     source: str
     taken: int
     fresh: list[str]
     left_out: list[str]
+    resized: list[str]
 
 
 def import_weights(
@@ -46,9 +54,10 @@ def import_weights(
     """Turn a checkpoint into a file for `nnUNetv2_train ... -pretrained_weights FILE`.
 
     The checkpoint may come from the authors' code, from a training with a trainer of this package or, where the method
-    extends the planned network, from nnU-Net's own network of the same plan; which one is seen from the names of its
-    tensors. What nnU-Net's own network does not have stays as initialised. Segmentation layers that fit the dataset's
-    classes are taken over into the file too, though nnU-Net starts them anew.
+    extends the planned network, from nnU-Net's own network of the same plan; for SwinUNETR it may hold the encoder
+    alone, as self-supervised training leaves it. Which one is seen from the names of its tensors. What the checkpoint
+    does not have stays as initialised. Segmentation layers that fit the dataset's classes are taken over into the file
+    too, though nnU-Net starts them anew.
 
     Args:
         checkpoint: file to read.
@@ -63,8 +72,10 @@ def import_weights(
             written or is the checkpoint itself.
         WeightsError: if the file cannot be read, or its tensors do not fit that plan; the message names them.
     """
+    from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
     from nnunetv2_ext.weights.authors import find_system, fit_tensors, is_segmentation_layer
     from nnunetv2_ext.weights.files import WeightsError, read_checkpoint, write_checkpoint
+    from nnunetv2_ext.weights.swinvit import fit_encoder, holds_encoder_alone
 
     output = Path(output)
     prepare_file(output, overwrite=True)
@@ -79,8 +90,13 @@ def import_weights(
 
     what = f"{checkpoint}, for {trainer_name} on {planned.folder.name} {configuration},"
     left_out: list[str] = []
+    resized: list[str] = []
     extension = trainer.network_class.beyond_plan
-    if expected.keys().isdisjoint(tensors):
+    if isinstance(network, SwinUNETR) and holds_encoder_alone(tensors):
+        source = "encoder"
+        encoder = fit_encoder(network, tensors, what)
+        fitting, left_out, resized = dict(encoder.tensors), list(encoder.left_out), list(encoder.resized)
+    elif expected.keys().isdisjoint(tensors):
         source = "authors"
         system = find_entry(trainer_name).authors_system
         authors = None if system is None else find_system(system)
@@ -106,12 +122,14 @@ def import_weights(
             may_differ=lambda name: is_segmentation_layer(name) or (planned_only and name.startswith(extension)),
         )
     write_checkpoint({"network_weights": {**expected, **fitting}}, output)
-    return ImportReport(source, len(fitting), sorted(expected.keys() - fitting.keys()), sorted(left_out))
+    return ImportReport(
+        source, len(fitting), sorted(expected.keys() - fitting.keys()), sorted(left_out), sorted(resized)
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
-    origin = "the authors' file, one of ours, or nnU-Net's where the method extends the planned network"
+    origin = "the authors' file, one of ours, nnU-Net's where the method extends its network, or SwinUNETR's encoder"
     parser.add_argument("-i", metavar="CHECKPOINT", type=Path, required=True, help=origin)
     parser.add_argument("-o", metavar="FILE", type=Path, required=True, help="file to write")
     add_plan_options(parser, required=True)
@@ -131,6 +149,8 @@ def run(arguments: argparse.Namespace) -> None:
     if report.fresh:
         fresh = ", ".join(_shorten(report.fresh))
         print(f"Not in the checkpoint or of other classes, and so as initialised: {fresh}.")
+    if report.resized:
+        print(f"Brought to the network's shape: {', '.join(_shorten(report.resized))}.")
     if report.left_out:
         print(f"In the checkpoint, but without a place in the network: {', '.join(_shorten(report.left_out))}.")
     print("nnU-Net starts the segmentation layers anew with -pretrained_weights.")

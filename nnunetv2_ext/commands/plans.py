@@ -33,7 +33,7 @@ def network_names() -> list[str]:
 
     Those that start from ImageNet weights are left out: it is our trainer, not the network, that loads them.
     """
-    return [entry.name.removeprefix(_PREFIX) for entry in TRAINERS if not entry.imagenet]
+    return [entry.name.removeprefix(_PREFIX) for entry in TRAINERS if not entry.pretrained]
 
 
 def _scale_strides(output_strides: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -70,7 +70,7 @@ def network_plans(planned: PlannedDataset, network_name: str, plans_name: str) -
     left_out = []
     for name, configuration in result["configurations"].items():
         geometry = planned.configuration(name).geometry
-        if geometry.spatial_dims not in trainer.network_class.served_dims:
+        if geometry.spatial_dims not in trainer.served_dims():
             left_out.append(name)
             continue
         settings = trainer.resolve_settings(geometry)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = ["HELP", "add_arguments", "run"]
 
-HELP = "Write what a challenge takes: a container's build context, or an archive of predictions."
+HELP = "Write what a challenge or a model hub takes: a build context, an archive, or a folder with a card."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "keep sums of windows in main memory: less GPU memory, more time"
     flare.add_argument("--not_on_device", action="store_true", help=text)
     flare.add_argument("--overwrite", action="store_true", help="replace an earlier build context")
+
+    text = "Write a folder for a model hub: weights without traces of their training, and a model card."
+    hub = challenges.add_parser("hub", help=text, description=text)
+    hub.set_defaults(submit=_run_hub)
+    hub.add_argument("--model", metavar="DIR_OR_ZIP", type=Path, required=True, help=origin)
+    hub.add_argument("-o", metavar="DIR", type=Path, required=True, help="folder to write")
+    hub.add_argument("-f", metavar="FOLD", nargs="+", help="folds to share (default: all that are trained)")
+    hub.add_argument(
+        "-chk", metavar="FILE", default="checkpoint_final.pth", help="checkpoint of each fold (default: %(default)s)"
+    )
+    hub.add_argument("--licence", metavar="ID", help="of the weights, by the hub's identifiers, as cc-by-4.0")
+    text = "comparison.json whose means the card shows"
+    hub.add_argument("--comparison", metavar="FILE", type=Path, help=text)
+    hub.add_argument("--overwrite", action="store_true", help="replace an earlier folder")
 
     text = "Check the predictions of BTCV's 20 test images, and write them into an archive."
     btcv = challenges.add_parser("btcv", help=text, description=text)
@@ -70,6 +84,26 @@ def _run_flare(arguments: argparse.Namespace) -> None:
         print(remark)
     print(f"Build with: docker build -t {arguments.team}:latest {shlex.quote(str(arguments.o))}")
     print(f"How to save and test it is in {arguments.o / 'README.md'}.")
+
+
+def _run_hub(arguments: argparse.Namespace) -> None:
+    from nnunetv2_ext.submission.hub import submit_hub
+
+    model, remarks = submit_hub(
+        arguments.model,
+        arguments.o,
+        folds=arguments.f,
+        checkpoint=arguments.chk,
+        licence=arguments.licence,
+        comparison=arguments.comparison,
+        overwrite=arguments.overwrite,
+    )
+    print(
+        f"Wrote {arguments.o}: {model.trainer}, {model.plans}, {model.configuration}, folds {', '.join(model.folds)}."
+    )
+    for remark in remarks:
+        print(remark)
+    print(f"Read {arguments.o / 'README.md'}, then upload with: hf upload USER/MODEL {shlex.quote(str(arguments.o))}")
 
 
 def _run_btcv(arguments: argparse.Namespace) -> None:

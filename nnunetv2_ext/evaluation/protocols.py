@@ -8,7 +8,15 @@ from collections.abc import Callable
 
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.evaluation.cases import MaskPair
-from nnunetv2_ext.evaluation.flare import FLARE21, FLARE22, FLARE22_TOLERANCES
+from nnunetv2_ext.evaluation.flare import (
+    FLARE21,
+    FLARE22,
+    FLARE22_TOLERANCES,
+    FLARE23,
+    FLARE24_T1,
+    FLARE24_T2,
+    LESION,
+)
 from nnunetv2_ext.evaluation.formulas import (
     ASSD,
     DICE,
@@ -225,5 +233,9 @@ _POLYP = Protocol(
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
-    for protocol in (_NNUNET, _TRANSUNET, _NNFORMER, _DANIE, FLARE21, FLARE22, _ACDC, _ISIC, _POLYP)
+    for protocol in (
+        *(_NNUNET, _TRANSUNET, _NNFORMER, _DANIE),
+        *(FLARE21, FLARE22, FLARE23, FLARE24_T1, FLARE24_T2, LESION),
+        *(_ACDC, _ISIC, _POLYP),
+    )
 }

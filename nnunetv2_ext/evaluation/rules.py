@@ -23,6 +23,7 @@ __all__ = [
     "PREDICTION_EMPTY",
     "REFERENCE_EMPTY",
     "REFERENCE_FULL",
+    "REFERENCE_NOT_EMPTY",
     "Exemption",
     "Metric",
     "Protocol",
@@ -50,6 +51,7 @@ ONE_EMPTY = Situation("one empty", lambda pair: pair.any_predicted != pair.any_r
 ONE_OR_BOTH_EMPTY = Situation("one or both empty", lambda pair: not (pair.any_predicted and pair.any_referenced))
 PREDICTION_EMPTY = Situation("prediction empty", lambda pair: not pair.any_predicted)
 REFERENCE_EMPTY = Situation("reference empty", lambda pair: not pair.any_referenced)
+REFERENCE_NOT_EMPTY = Situation("reference not empty", lambda pair: pair.any_referenced)
 ONLY_REFERENCE_EMPTY = Situation(
     "only the reference empty", lambda pair: pair.any_predicted and not pair.any_referenced
 )

@@ -18,6 +18,7 @@ __all__ = [
     "FLARE22",
     "FLARE23",
     "LABEL_MAPS",
+    "LESION",
     "TRANSUNET",
     "LabelMap",
     "read_dataset_json",
@@ -55,6 +56,7 @@ FLARE22 = _numbered(
     "left adrenal gland", "gallbladder", "oesophagus", "stomach", "duodenum", "left kidney",
 )  # fmt: skip
 FLARE23 = {**FLARE22, "tumour": 14}
+LESION = _numbered("lesion")
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ LABEL_MAPS: dict[str, LabelMap] = {
         ),
         LabelMap("flare21", FLARE21, "FLARE 2021, the organisers' order (JunMa11/FLARE, flare.grand-challenge.org)"),
         LabelMap("flare22", FLARE22, "FLARE 2022 (JunMa11/FLARE, flare22.grand-challenge.org)"),
+        LabelMap("flare23", FLARE23, "FLARE 2023: the organs of 2022, and tumours of any organ (JunMa11/FLARE)"),
+        LabelMap("lesion", LESION, "FLARE 2024 task 1 and pan-cancer CT of 2025 and 2026", names_matter=False),
         LabelMap("binary", {"foreground": 1}, "one class: glands, nuclei, polyps or lesions are 1", names_matter=False),
     )
 }

@@ -19,8 +19,8 @@ from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.plans.configuration import PlannedConfiguration, read_configuration, read_geometry
+from nnunetv2_ext.trainers.logs import CurvesMixin
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
-from nnunetv2_ext.trainers.safe_stop import SafeStopMixin
 from nnunetv2_ext.trainers.schedule import WarmUpPolyLRScheduler
 from nnunetv2_ext.trainers.seeding import SeedMixin
 
@@ -29,18 +29,20 @@ __all__ = ["CHECKPOINTING_VARIABLE", "nnUNetTrainerExt"]
 CHECKPOINTING_VARIABLE = "nnUNet_ext_checkpointing"
 
 
-class nnUNetTrainerExt(SafeStopMixin, SeedMixin, nnUNetTrainer):
+class nnUNetTrainerExt(CurvesMixin, SeedMixin, nnUNetTrainer):
     """Base of the trainers of this package; not a trainer itself.
 
     Attributes:
         network_class: the network.
         network_settings: constructor arguments that this trainer fixes, over what the plan says.
         recipe: how it is trained.
+        only_dims: dimensions that it serves, if they are fewer than the network's.
     """
 
     network_class: ClassVar[type[SegmentationNetwork]]
     network_settings: ClassVar[Mapping[str, Any]] = {}
     recipe: ClassVar[Recipe] = NNUNET
+    only_dims: ClassVar[tuple[int, ...]] = ()
 
     def __init__(
         self,
@@ -94,8 +96,8 @@ class nnUNetTrainerExt(SafeStopMixin, SeedMixin, nnUNetTrainer):
         Raises:
             ValueError: if the method does not serve the dimension, or the network refuses the sizes.
         """
-        if geometry.spatial_dims not in cls.network_class.served_dims:
-            served = " and ".join(f"{dims}D" for dims in cls.network_class.served_dims)
+        if geometry.spatial_dims not in cls.served_dims():
+            served = " and ".join(f"{dims}D" for dims in cls.served_dims())
             wanted = f"{geometry.spatial_dims}D"
             others = ", ".join(entry.name for entry in TRAINERS if geometry.spatial_dims in entry.dims)
             raise ValueError(
@@ -109,6 +111,11 @@ class nnUNetTrainerExt(SafeStopMixin, SeedMixin, nnUNetTrainer):
             checkpointing=os.environ.get(CHECKPOINTING_VARIABLE, "").lower() in ("1", "t", "true"),
             deep_supervision=deep_supervision,
         )
+
+    @classmethod
+    def served_dims(cls) -> tuple[int, ...]:
+        """Return the dimensions of the configurations that this trainer takes."""
+        return cls.only_dims or cls.network_class.served_dims
 
     @classmethod
     def resolve_settings(cls, geometry: Geometry) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Trainers that start from the ImageNet weights of a timm model, instead of from random ones."""
+"""Trainers that start from published weights, instead of from random ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nnunetv2_ext.weights.imagenet import ImageNetWeights, load_imagenet_weights
+from nnunetv2_ext.weights.swinvit import load_swinvit
 
 if TYPE_CHECKING:
     from nnunetv2_ext.trainers.base import nnUNetTrainerExt as Trainer
@@ -13,23 +14,24 @@ else:
     # A mixin: the trainer stands after it in the bases.
     Trainer = object
 
-__all__ = ["ImageNetStartMixin"]
+__all__ = ["ImageNetStartMixin", "PublishedStartMixin", "SelfSupervisedStartMixin"]
 
 
-class ImageNetStartMixin(Trainer):
+class PublishedStartMixin(Trainer):
     """Load published weights into the network when a training starts afresh; stands before the trainer in the bases.
 
     Afresh means that nnU-Net's `on_train_start` is what initialises the trainer. Where a training goes on (`--c`), is
     validated (`--val`) or starts from a file (`-pretrained_weights`), nnU-Net has initialised the trainer before, to
-    put that checkpoint into its network, and no ImageNet weights are loaded or needed. Prediction builds the network
+    put that checkpoint into its network, and no published weights are loaded or needed. Prediction builds the network
     without a trainer.
 
     Attributes:
-        imagenet_weights: from a network to the published weights that it can start from.
-        narrow_settings: over the network's `narrow_settings`, the arguments that timm's model cannot have so small.
+        published: what kind of weights they are, in a word.
+        narrow_settings: over the network's `narrow_settings`, the arguments that a published model cannot have so
+            small.
     """
 
-    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]]
+    published: ClassVar[str]
     narrow_settings: ClassVar[Mapping[str, Any]] = {}
     _starts_afresh: bool = False
 
@@ -37,7 +39,7 @@ class ImageNetStartMixin(Trainer):
         """Start as nnU-Net does, and note for `initialize` whether nothing was loaded before."""
         self._starts_afresh = not self.was_initialized
         if not self._starts_afresh:
-            self.print_to_log_file("No ImageNet weights are loaded: the network has been given others before.")
+            self.print_to_log_file(f"No {self.published} weights are loaded: the network has been given others before.")
         super().on_train_start()
 
     def initialize(self) -> None:
@@ -51,6 +53,33 @@ class ImageNetStartMixin(Trainer):
         super().initialize()
         if not self._starts_afresh:
             return
-        network = self._plain_network()
-        for sentence in load_imagenet_weights(network, type(self).imagenet_weights(network)).sentences():
+        for sentence in self._load_published(self._plain_network()):
             self.print_to_log_file(sentence)
+
+    def _load_published(self, network: Any) -> list[str]:
+        """Set what the published weights have of a network, and return sentences for the log."""
+        raise NotImplementedError
+
+
+class ImageNetStartMixin(PublishedStartMixin):
+    """Start from the ImageNet weights of a timm model.
+
+    Attributes:
+        imagenet_weights: from a network to the published weights that it can start from.
+    """
+
+    published: ClassVar[str] = "ImageNet"
+    imagenet_weights: ClassVar[Callable[[Any], ImageNetWeights]]
+
+    def _load_published(self, network: Any) -> list[str]:
+        return load_imagenet_weights(network, type(self).imagenet_weights(network)).sentences()
+
+
+class SelfSupervisedStartMixin(PublishedStartMixin):
+    """Start SwinUNETR's encoder from self-supervised weights, which the user downloads."""
+
+    published: ClassVar[str] = "self-supervised"
+    only_dims: ClassVar[tuple[int, ...]] = (3,)
+
+    def _load_published(self, network: Any) -> list[str]:
+        return load_swinvit(network)

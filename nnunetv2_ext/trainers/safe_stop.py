@@ -215,10 +215,8 @@ class SafeStopMixin(_Trainer):
         dist.all_reduce(asked, dist.ReduceOp.MAX)
         return bool(asked.item())
 
-    def _log_epoch(self) -> None:
-        """Append what the epoch took to the fold's file; rank 0 speaks for all."""
-        if self.local_rank != 0:
-            return
+    def _measure_epoch(self) -> dict[str, Any]:
+        """Return what the epoch took: seconds, losses, and on a GPU its memory."""
         started = self.logger.get_value("epoch_start_timestamps", step=-1)
         record: dict[str, Any] = {
             "epoch": self.current_epoch,
@@ -231,5 +229,12 @@ class SafeStopMixin(_Trainer):
             record["device"] = torch.cuda.get_device_name(self.device)
             record["max_allocated_mib"] = round(torch.cuda.max_memory_allocated(self.device) / 2**20, 1)
             record["max_reserved_mib"] = round(torch.cuda.max_memory_reserved(self.device) / 2**20, 1)
+        return record
+
+    def _log_epoch(self) -> None:
+        """Append what the epoch took to the fold's file; rank 0 speaks for all."""
+        if self.local_rank != 0:
+            return
+        record = self._measure_epoch()
         with (Path(self.output_folder) / EPOCHS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")

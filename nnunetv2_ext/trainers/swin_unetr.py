@@ -8,9 +8,15 @@ from typing import Any, ClassVar
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.architectures.swin_unetr import SwinUNETR
 from nnunetv2_ext.trainers.base import nnUNetTrainerExt
+from nnunetv2_ext.trainers.pretrained import SelfSupervisedStartMixin
 from nnunetv2_ext.trainers.recipes import TRANSFORMER, Recipe
 
-__all__ = ["nnUNetTrainerSwinUNETR", "nnUNetTrainerSwinUNETRRecA"]
+__all__ = [
+    "nnUNetTrainerSwinUNETR",
+    "nnUNetTrainerSwinUNETRRecA",
+    "nnUNetTrainerSwinUNETRRecA_pretrained",
+    "nnUNetTrainerSwinUNETR_pretrained",
+]
 
 
 class nnUNetTrainerSwinUNETR(nnUNetTrainerExt):
@@ -30,3 +36,11 @@ class nnUNetTrainerSwinUNETRRecA(nnUNetTrainerSwinUNETR):
     """SwinUNETR with recurrent attention in all stages of its encoder; everything else is the same."""
 
     network_settings: ClassVar[Mapping[str, Any]] = {"reca": True}
+
+
+class nnUNetTrainerSwinUNETR_pretrained(SelfSupervisedStartMixin, nnUNetTrainerSwinUNETR):
+    """SwinUNETR whose encoder starts from self-supervised weights (docs/self_supervised_weights.md); in 3D."""
+
+
+class nnUNetTrainerSwinUNETRRecA_pretrained(SelfSupervisedStartMixin, nnUNetTrainerSwinUNETRRecA):
+    """SwinUNETR with RecA whose encoder starts from the self-supervised weights of plain attention; in 3D."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from nnunetv2_ext.trainers.logs import CurvesMixin
 from nnunetv2_ext.trainers.names import Variant
-from nnunetv2_ext.trainers.safe_stop import SafeStopMixin
 from nnunetv2_ext.trainers.seeding import SeedMixin
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def make_variant(base: type, name: str, variant: Variant) -> type:
         "__qualname__": name,
         "__doc__": f"{base.__name__} with {variant}.",
     }
-    # Variants of nnU-Net's own trainer stop, resume and repeat as ours do, so that all can be part of one experiment.
-    ours = issubclass(base, SafeStopMixin)
-    bases = (VariantMixin, base) if ours else (VariantMixin, SafeStopMixin, SeedMixin, base)
+    # Variants of nnU-Net's own trainer stop, resume, repeat and log as ours do: all can be part of one experiment.
+    bases = (VariantMixin, base) if issubclass(base, CurvesMixin) else (VariantMixin, CurvesMixin, SeedMixin, base)
     return type(name, bases, attributes)

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_ext.weights.files import WeightsError, read_checkpoint
+from nnunetv2_ext.weights.words import group_names, list_some
 
 __all__ = ["FOLDER_VARIABLE", "ImageNetReport", "ImageNetWeights", "Source", "load_imagenet_weights"]
 
 FOLDER_VARIABLE = "nnUNet_ext_weights"
 FILE_SUFFIXES = (".safetensors", ".pth", ".bin")
-_MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -87,27 +87,12 @@ class ImageNetReport:
         ]
         for what, names in (
             ("Resized", [f"{name} (from {shape})" for name, shape in self.resized.items()]),
-            ("As initialised", _groups(self.fresh)),
+            ("As initialised", group_names(self.fresh)),
             ("Without a place", self.unused),
         ):
             if names:
-                lines.append(f"{what}: {_list(names)}.")
+                lines.append(f"{what}: {list_some(names)}.")
         return lines
-
-
-def _list(names: Any) -> str:
-    names = list(names)
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more
-
-
-def _groups(names: tuple[str, ...]) -> list[str]:
-    """Sum tensors up by the first two parts of their names, which are too many to be listed."""
-    counts: dict[str, int] = {}
-    for name in names:
-        group = ".".join(name.split(".")[:2])
-        counts[group] = counts.get(group, 0) + 1
-    return [f"{group} ({count})" for group, count in counts.items()]
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
@@ -222,6 +207,6 @@ def load_imagenet_weights(network: nn.Module, weights: ImageNetWeights) -> Image
         if weights.unused is None or not weights.unused.search(name)
     ]
     if problems:
-        raise WeightsError(f"The weights of the timm model {weights.model} do not fit: {_list(problems)}.")
+        raise WeightsError(f"The weights of the timm model {weights.model} do not fit: {list_some(problems)}.")
     network.load_state_dict(values, strict=False)
     return ImageNetReport(weights.model, origin, tuple(values), resized, tuple(fresh), tuple(left_over))

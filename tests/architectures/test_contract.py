@@ -25,7 +25,7 @@ FAST_LIMIT = 2**17
 
 
 # Trainers that differ from another one in the weights that they start from build the same network.
-ENTRIES = [entry for entry in TRAINERS if not entry.imagenet]
+ENTRIES = [entry for entry in TRAINERS if not entry.pretrained]
 
 
 def trainer_class(entry: TrainerEntry) -> type:

@@ -37,7 +37,9 @@ assert not any(name.startswith("nnunetv2_ext") for name in sys.modules)
 
 def last_trainers() -> dict[type[SegmentationNetwork], type]:
     """Return the last trainer of each network in the catalog: it has what the others have."""
-    trainers = [getattr(importlib.import_module(entry.module), entry.name) for entry in TRAINERS if not entry.imagenet]
+    trainers = [
+        getattr(importlib.import_module(entry.module), entry.name) for entry in TRAINERS if not entry.pretrained
+    ]
     return {trainer.network_class: trainer for trainer in trainers}
 
 

@@ -31,6 +31,14 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
     return random_labels(1, (20, 21, 12), 13), random_labels(2, (20, 21, 12), 13)
 
 
+def lesions(overlap: int) -> tuple[np.ndarray, np.ndarray]:
+    """Make two bars of ten voxels each along the second axis of which some are common; voxels are 1 mm long."""
+    prediction, reference = np.zeros((2, 3, 30, 3), dtype=np.uint8)
+    reference[1, :10, 1] = 1
+    prediction[1, 10 - overlap : 20 - overlap, 1] = 1
+    return prediction, reference
+
+
 # Rules for empty masks
 
 
@@ -43,6 +51,10 @@ def pair() -> tuple[np.ndarray, np.ndarray]:
         ("danie", None, "aorta", (0, 0, 0, 0), (1, 1, 0, 0), (0, 0, 0, 0)),
         ("flare21", None, "liver", (1, 1), (0, 0), (0, 0)),
         ("flare22", None, "liver", (1, 1), (0, 0), (0, 0)),
+        ("flare23", None, "liver", (1, 1), (0, 0), (0, 0)),
+        ("flare24-t1", None, "lesion", (1, 1), (0, 0), (0, 0)),
+        ("flare24-t2", None, "liver", (1, 1), (0, 0), (0, 0)),
+        ("lesion", None, "lesion", (1, 1, 0), (0, 0, 1), (0, 0, math.nan)),
         ("polyp", None, "foreground", (math.nan, math.nan), (0, 0), (0, 0)),
         ("isic", None, "foreground", (*[math.nan] * 3, 1, 1), (0, 0, math.nan, 264 / 336, 264 / 336),
          (0, 0, 0, 1, 264 / 336)),
@@ -112,23 +124,26 @@ def deepminds(prediction: np.ndarray, reference: np.ndarray, tolerance: float) -
     )
 
 
-@pytest.mark.parametrize("protocol", ["flare21", "flare22"])
+@pytest.mark.parametrize("protocol", ["flare21", "flare22", "flare23", "flare24-t2"])
 def test_flare_is_deepminds_surface_dice(pair, protocol: str) -> None:
-    labels = LABEL_MAPS[protocol]
+    labels = LABEL_MAPS[PROTOCOLS[protocol].labels]
     prediction, reference = (np.where(part <= len(labels.classes), part, 0) for part in pair)
     prediction = np.where(reference % 2, reference, prediction)  # half of the organs are good enough for an NSD
     prediction[:, :, ::4] = pair[0][:, :, ::4] * (pair[0][:, :, ::4] <= len(labels.classes))
+    if protocol == "flare23":
+        reference[:4, :4, :4], prediction[1:6, :4, :4] = 14, 14
     scores = score_arrays(protocol, prediction, reference, SPACING)
     without_nsd = 0
     for name, value in labels.classes.items():
         masks, got = [prediction == value, reference == value], scores.metrics[name]
-        if protocol == "flare22" and name in ("aorta", "inferior vena cava", "oesophagus"):
+        if protocol != "flare21" and name in ("aorta", "inferior vena cava", "oesophagus"):
             slices = np.flatnonzero(masks[1].any(axis=(0, 1)))
             masks = [mask[:, :, slices[0] : slices[-1]] for mask in masks]
         dsc, nsd = deepminds(*masks, PROTOCOLS[protocol].tolerances[name])
-        if protocol == "flare22":
-            without_nsd += dsc < 0.2
-            dsc, nsd = round(dsc, 4), round(nsd if dsc >= 0.2 else 0.0, 4)
+        if protocol != "flare21":
+            least = 0.1 if protocol == "flare23" else 0.2
+            without_nsd += dsc < least
+            dsc, nsd = round(dsc, 4), round(nsd if dsc >= least else 0.0, 4)
         assert [got["DSC"], got["NSD"]] == pytest.approx([dsc, nsd], **exactly)
     assert protocol == "flare21" or 0 < without_nsd < len(labels.classes)
 
@@ -149,6 +164,41 @@ def test_flare22_says_where_its_slice_rule_leaves_nothing() -> None:
     reference[2:5, 2:5, 3] = 10
     scores = score_arrays("flare22", reference, reference, SPACING).metrics["oesophagus"]
     assert all(math.isnan(value) for value in scores.values())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "overlap", "dsc", "has_nsd"),
+    [
+        ("flare24-t1", 1, 0.1, False),  # below 0.2
+        ("flare24-t1", 2, 0.2, True),
+        ("lesion", 1, 0.1, True),
+    ],
+)
+def test_scores_of_a_lesion(protocol: str, overlap: int, dsc: float, has_nsd: bool) -> None:
+    """By hand: Dice of two bars of ten, and which of their surfaces lie within 2 mm of the other's."""
+    pair = lesions(overlap)
+    scores = score_arrays(protocol, *pair, (1.0, 1.0, 1.0)).metrics["lesion"]
+    assert scores["DSC"] == pytest.approx(dsc)
+    expected = 0.0
+    if has_nsd:
+        masks = [part == 1 for part in pair]
+        distances = surface_distance.compute_surface_distances(*reversed(masks), (1.0, 1.0, 1.0))
+        expected = surface_distance.compute_surface_dice_at_tolerance(distances, 2.0)
+        assert 0 < expected < 1
+    assert scores["NSD"] == pytest.approx(round(expected, 4) if protocol == "flare24-t1" else expected)
+    assert protocol == "flare24-t1" or math.isnan(scores["FPR"])
+
+
+def test_flare23_keeps_what_flare22_gives_up() -> None:
+    """A Dice of 0.1 to 0.2, and a tumour, which FLARE 2022 does not know."""
+    prediction, reference = (part * 4 for part in lesions(1))  # pancreas, 5 mm
+    reference[0, 25, 0] = prediction[0, 25, 0] = 14
+    newer = score_arrays("flare23", prediction, reference, (1.0, 1.0, 1.0)).metrics
+    assert newer["tumour"] == {"DSC": 1.0, "NSD": 1.0}
+    assert newer["pancreas"]["DSC"] == 0.1
+    assert newer["pancreas"]["NSD"] > 0
+    older = score_arrays("flare22", prediction * (prediction < 14), reference * (reference < 14), (1.0, 1.0, 1.0))
+    assert older.metrics["pancreas"] == {"DSC": 0.1, "NSD": 0.0}
 
 
 def test_tumour_regions_overlap() -> None:
@@ -185,6 +235,9 @@ def test_tolerances_of_flare() -> None:
     organisers = {1: 5, 2: 3, 3: 3, 4: 5, 5: 2, 6: 2, 7: 2, 8: 2, 9: 2, 10: 3, 11: 5, 12: 7, 13: 3}
     by_value = {value: FLARE22_TOLERANCES[name] for name, value in LABEL_MAPS["flare22"].classes.items()}
     assert by_value == organisers
+    assert PROTOCOLS["flare23"].tolerances == {**FLARE22_TOLERANCES, "tumour": 2}
+    assert PROTOCOLS["flare24-t2"].tolerances == FLARE22_TOLERANCES
+    assert PROTOCOLS["flare24-t1"].tolerances == PROTOCOLS["lesion"].tolerances == {"lesion": 2}
     by_value = {value: PROTOCOLS["flare21"].tolerances[name] for name, value in LABEL_MAPS["flare21"].classes.items()}
     assert by_value == {1: 1, 2: 1, 3: 1, 4: 1}
 

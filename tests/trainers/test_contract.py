@@ -169,7 +169,7 @@ class TestClass:
     def test_is_what_the_catalog_says(self, entry: TrainerEntry) -> None:
         trainer = getattr(importlib.import_module(entry.module), entry.name)
         assert "__" not in entry.name
-        assert trainer.network_class.served_dims == entry.dims
+        assert trainer.served_dims() == entry.dims
         assert trainer.__doc__
 
     def test_settings_can_be_written_as_json(self, entry: TrainerEntry) -> None:

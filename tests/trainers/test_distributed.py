@@ -24,7 +24,7 @@ def _train_two_steps(rank: int, rendezvous: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=WORLD_SIZE)
     # Those that start from ImageNet weights build the networks of others.
-    for entry in (entry for entry in TRAINERS if not entry.imagenet):
+    for entry in (entry for entry in TRAINERS if not entry.pretrained):
         for dims in entry.dims:
             plan = next(plan for plan in PLANS if plan.name == SMALLEST[dims])
             with narrow_networks():

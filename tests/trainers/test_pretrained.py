@@ -14,7 +14,7 @@ from torch import nn
 from nnunetv2_ext import catalog
 from nnunetv2_ext.commands.plans import network_names
 from nnunetv2_ext.trainers import find_trainer, pretrained
-from nnunetv2_ext.trainers.pretrained import ImageNetStartMixin
+from nnunetv2_ext.trainers.pretrained import ImageNetStartMixin, SelfSupervisedStartMixin
 from nnunetv2_ext.weights.files import WeightsError
 from tests.planned_data import LABELS, PlannedData
 from tests.trainers.test_contract import make_trainer, one_epoch, predict
@@ -135,5 +135,6 @@ def test_names_say_it() -> None:
     """A trainer is called `_pretrained` if and only if it loads weights; plans cannot carry that."""
     for entry in catalog.TRAINERS:
         assert issubclass(find_trainer(entry.name), ImageNetStartMixin) == entry.imagenet
-        assert entry.name.endswith("_pretrained") == entry.imagenet
-        assert (entry.name.removeprefix("nnUNetTrainer") in network_names()) == (not entry.imagenet)
+        assert issubclass(find_trainer(entry.name), SelfSupervisedStartMixin) == entry.self_supervised
+        assert entry.name.endswith("_pretrained") == entry.pretrained
+        assert (entry.name.removeprefix("nnUNetTrainer") in network_names()) == (not entry.pretrained)
