@@ -27,13 +27,26 @@ ARROWS: dict[str, set[str]] = {
     "plans": GROUND | {"io", "architectures"},
     "weights": GROUND | {"io", "architectures"},
     "trainers": GROUND | {"io", "architectures", "plans", "weights"},
+    "planning": GROUND | {"io", "architectures", "plans", "trainers"},
     "_discovery": {"trainers"},
     "datasets": GROUND | {"io", "images"},
     "evaluation": GROUND | {"io", "images"},
     "submission": GROUND | {"io", "images", "plans", "weights", "trainers", "datasets", "evaluation"},
     "demo": GROUND | {"io", "images", "plans", "evaluation"},
     "commands": GROUND
-    | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"},
+    | {
+        "io",
+        "images",
+        "architectures",
+        "plans",
+        "weights",
+        "trainers",
+        "datasets",
+        "evaluation",
+        "submission",
+        "demo",
+        "planning",
+    },
     "cli": {"errors", "commands"},
 }
 # Networks, which are read from top to bottom, may be longer; so may tables of data.

@@ -27,10 +27,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-c", metavar="CONFIGURATION", nargs="+", default=[], help="configurations (default: all that are served)"
     )
     parser.add_argument(
-        "-gpu_memory_target", metavar="GB", type=float, help="memory of the GPU (default: that of the GPU that is there)"
+        "-gpu_memory_target",
+        metavar="GB",
+        type=float,
+        help="memory of the GPU (default: the one that is there)",
     )
     parser.add_argument(
-        "-p", metavar="PLANS", default="nnUNetPlans", help="plans whose preprocessed data are used (default: %(default)s)"
+        "-p",
+        metavar="PLANS",
+        default="nnUNetPlans",
+        help="plans whose data are used (default: %(default)s)",
     )
     parser.add_argument("--name", metavar="PLANS", help="name of the new plans (default: PLANS_TRAINER_GBG)")
     parser.add_argument("--overwrite", action="store_true", help="replace plans of that name")
@@ -44,7 +50,7 @@ def run(arguments: argparse.Namespace) -> None:
     if target is None:
         target = memory_of_card()
         if target is None:
-            raise UserError("There is no GPU here whose memory could be the target: give it with -gpu_memory_target GB.")
+            raise UserError("There is no GPU here to plan for: give its memory with -gpu_memory_target GB.")
         target = int(target * 10) / 10
     planning = plan_dataset(
         arguments.d,

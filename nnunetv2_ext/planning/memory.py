@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from nnunetv2_ext.architectures.cost import move_off_meta
+from nnunetv2_ext.planning.compiled import compile_on_paper, while_compiling
 from nnunetv2_ext.planning.cuda import CudaSemantics
 from nnunetv2_ext.trainers.recipes import Recipe
 
@@ -88,6 +88,10 @@ class Ledger(TorchDispatchMode):
         self.live += self._sizes[key]
         weakref.finalize(storage, self._free, key).atexit = False
 
+    def forget(self, tensor: Tensor) -> None:
+        """Leave a tensor out."""
+        self._sizes.setdefault(tensor.untyped_storage()._cdata, 0)
+
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key, 0)
 
@@ -140,8 +144,9 @@ def predict_step(
     recipe: Recipe,
     regions: bool = False,
     mixed_precision: bool = True,
+    compiled: bool = False,
 ) -> StepMemory:
-    """Predict the memory of a training step of nnU-Net on a GPU, operators one by one (`nnUNet_compile=f`).
+    """Predict the memory of a training step of nnU-Net on a GPU.
 
     Args:
         build: makes the network; it is called under torch's meta device.
@@ -152,6 +157,8 @@ def predict_step(
         recipe: its optimiser and the weights of the outputs count.
         regions: whether the classes are regions that may overlap.
         mixed_precision: whether the step runs under autocast to float16, as nnU-Net's do.
+        compiled: whether `torch.compile` compiles the network, which takes longer to find out; else its operators run
+            one by one (`nnUNet_compile=f`).
 
     Raises:
         ValueError: if the network refuses the sizes.
@@ -160,9 +167,9 @@ def predict_step(
         network = build().train()
     for module in network.modules():
         # Window attention chooses by the device, and these tensors are not on the one that is meant.
-        if hasattr(module, "backend") and getattr(module, "backend", "") is None:
-            module.backend = "fused"
-    ledger = Ledger()
+        if getattr(module, "backend", "") is None:
+            setattr(module, "backend", "fused")  # noqa: B010
+    ledger, semantics = Ledger(), CudaSemantics(mixed_precision)
     with FakeTensorMode(allow_non_fake_inputs=True):
         network = move_off_meta(network)
         for tensor in (*network.parameters(), *network.buffers()):
@@ -172,29 +179,66 @@ def predict_step(
         weights = ledger.live
         x = torch.empty(batch_size, input_channels, *patch_size)
         ledger.add(x)
-        with ExitStack() as stack:
-            semantics = CudaSemantics(mixed_precision)
-            for mode in (ledger, semantics):
-                stack.enter_context(mode)
-            with semantics.forward_pass():
-                # The logits stay until the step ends, as in nnU-Net's.
-                outputs = network(x)
-                several = isinstance(outputs, (list, tuple))
-                logits = list(outputs) if several else [outputs]
-                channels = num_classes if regions else 1
-                targets = [torch.empty(batch_size, channels, *one.shape[2:]) for one in logits]
-                loss = _build_loss(len(logits), recipe, regions)
-                value = loss(logits, targets) if len(logits) > 1 else loss(logits[0], targets[0])
-            _run_backward(value)
-        del network, outputs, logits, targets, value, x
+
+        def find_loss(outputs: Any) -> Tensor:
+            logits = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+            channels = num_classes if regions else 1
+            targets = [torch.empty(batch_size, channels, *one.shape[2:]) for one in logits]
+            loss = _build_loss(len(logits), recipe, regions)
+            return loss(logits, targets) if len(logits) > 1 else loss(logits[0], targets[0])
+
+        run = _run_compiled if compiled else _run_eagerly
+        run(network, x, find_loss, ledger, semantics)
+        del network, x
     in_optimizer = weights + trainable * (1 + OPTIMIZER_COPIES[recipe.optimizer])
     peak = max(ledger.peak, in_optimizer)
     return StepMemory(weights=weights, peak=round(peak * (1 + CAUTION)) + CUBLAS_BYTES)
 
 
-def _run_backward(value: Tensor) -> None:
+def _run_eagerly(
+    network: nn.Module, x: Tensor, find_loss: Callable[[Any], Tensor], ledger: Ledger, semantics: CudaSemantics
+) -> None:
+    """Run a step with operators one by one. The logits stay until it ends, as in nnU-Net's."""
+    with ledger, semantics:
+        with semantics.forward_pass():
+            outputs = network(x)
+            loss = find_loss(outputs)
+        _run_backward([loss])
+        del outputs
+
+
+def _run_compiled(
+    network: nn.Module, x: Tensor, find_loss: Callable[[Any], Tensor], ledger: Ledger, semantics: CudaSemantics
+) -> None:
+    """Run a step with compiled passes of the network; the loss runs as it is.
+
+    Each pass is charged at once: at most what it has alive, and from then on what is alive at its end.
+    """
+
+    def charge(course: Sequence[int]) -> None:
+        ledger.peak = max(ledger.peak, ledger.live + max(course, default=0))
+        ledger.live += course[-1] if course else 0
+
+    compiled = compile_on_paper(network, charge)
+    with semantics:
+        with semantics.forward_pass(), while_compiling():
+            outputs = compiled(x)
+        logits = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        inputs = [one.detach().requires_grad_() for one in logits]
+        for one in logits:
+            # They are charged with the forward pass.
+            ledger.forget(one)
+        with ledger:
+            with semantics.forward_pass():
+                loss = find_loss(inputs)
+            _run_backward([loss])
+        del loss
+        pairs = [(one, copy.grad) for one, copy in zip(logits, inputs, strict=True) if copy.grad is not None]
+        _run_backward([one for one, _ in pairs], [gradient for _, gradient in pairs])
+
+
+def _run_backward(values: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
     """Run autograd's engine itself: `Tensor.backward` would switch off the modes that recomputed regions need."""
     engine: Any = torch.autograd.Variable._execution_engine
-    engine.run_backward(
-        (value,), (torch.ones_like(value),), False, False, (), allow_unreachable=True, accumulate_grad=True
-    )
+    given = tuple(torch.ones_like(value) for value in values) if gradients is None else tuple(gradients)
+    engine.run_backward(tuple(values), given, False, False, (), allow_unreachable=True, accumulate_grad=True)

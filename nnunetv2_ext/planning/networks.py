@@ -20,7 +20,7 @@ from nnunetv2_ext.trainers import find_own_trainer, find_trainer
 from nnunetv2_ext.trainers.names import parse_name
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
 
-__all__ = ["TrainedNetwork", "find_trained_network", "padding_waste"]
+__all__ = ["TrainedNetwork", "default_network", "find_trained_network", "padding_waste"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,14 @@ class TrainedNetwork:
             return self.make(geometry, input_channels, num_classes)
 
     def predict(
-        self, geometry: Geometry, input_channels: int, num_classes: int, batch_size: int, *, regions: bool = False
+        self,
+        geometry: Geometry,
+        input_channels: int,
+        num_classes: int,
+        batch_size: int,
+        *,
+        regions: bool = False,
+        compiled: bool = False,
     ) -> StepMemory:
         """Predict the memory of a training step; see `predict_step`."""
         return predict_step(
@@ -65,6 +72,7 @@ class TrainedNetwork:
             recipe=self.recipe,
             regions=regions,
             mixed_precision=self.mixed_precision,
+            compiled=compiled,
         )
 
 

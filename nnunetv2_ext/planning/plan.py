@@ -163,5 +163,3 @@ def _read_base(dataset: str, base_name: str) -> tuple[Path, dict[str, Any] | Non
         return looked_at[0], None
     planned = read_planned_dataset(dataset, base_name)
     return planned.folder, planned.plans
-
-

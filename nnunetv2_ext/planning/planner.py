@@ -18,8 +18,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.io.files import whole_file
-from nnunetv2_ext.planning.networks import TrainedNetwork
 from nnunetv2_ext.planning.memory import GIBIBYTE
+from nnunetv2_ext.planning.networks import TrainedNetwork
 from nnunetv2_ext.planning.search import MOST_WASTE, Affordable, Refused
 
 __all__ = ["CASCADE", "LEAST_BATCH", "MemoryPlanner", "make_planner"]
@@ -211,7 +211,10 @@ class MemoryPlanner(ExperimentPlanner):
         def fills(candidate: Geometry, of_channels: int) -> bool:
             if math.prod(candidate.patch_size) < least:
                 return True
-            if candidate.patch_size == geometry.patch_size or self.affordable.waste(candidate, of_channels) > MOST_WASTE:
+            if (
+                candidate.patch_size == geometry.patch_size
+                or self.affordable.waste(candidate, of_channels) > MOST_WASTE
+            ):
                 return False
             return fits(candidate, of_channels)
 
@@ -219,9 +222,9 @@ class MemoryPlanner(ExperimentPlanner):
         found = geometry_of_plan(other)
         old, new = _size(geometry.patch_size), _size(found.patch_size)
         if math.prod(found.patch_size) < least or self.affordable.waste(found, channels) > MOST_WASTE:
-            self.notes.append(f"{given[2]}: {waste:.0%} of patch {old} is padding of windows; no smaller patch is better.")
+            self.notes.append(f"{given[2]}: windows pad patch {old} by {waste:.0%}; no smaller patch is better.")
             return plan
-        self.notes.append(f"{given[2]}: patch {old} fits too, but {waste:.0%} of it would be padding; {new} is taken.")
+        self.notes.append(f"{given[2]}: patch {old} fits too, but windows pad it by {waste:.0%}; {new} is taken.")
         return other
 
     def _find_data(self, plan: dict[str, Any]) -> str | None:
@@ -310,9 +313,7 @@ class MemoryPlanner(ExperimentPlanner):
             return
         self._extra_channels = self.one_hot_channels
         shape = full["median_image_size_in_voxels"]
-        own = self.get_plans_for_configuration(
-            full["spacing"], shape, full["data_identifier"], self._voxels(full), {}
-        )
+        own = self.get_plans_for_configuration(full["spacing"], shape, full["data_identifier"], self._voxels(full), {})
         self._extra_channels = 0
         cascade = plans["configurations"][CASCADE]
         cascade.update({key: own[key] for key in ("patch_size", "batch_size", "architecture")})
