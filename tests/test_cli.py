@@ -62,7 +62,10 @@ def test_table_aligns_numbers_to_the_right() -> None:
 def test_info_of_explicit_sizes(capsys: pytest.CaptureFixture[str]) -> None:
     strides = ["1,2,2", *["2,2,2"] * 4]
     cli.main(
-        ["info", "-tr", f"{TRAINER}DS_bs4", "--patch", "64", "128", "128", "--strides", *strides, "--classes", "14"]
+        [
+            *("info", "-tr", f"{TRAINER}DS_bs4", "--patch", "64", "128", "128", "--strides", *strides),
+            *("--classes", "14", "--float32"),
+        ]
     )
     shown = capsys.readouterr().out
     for words in (

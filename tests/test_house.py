@@ -27,6 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "plans": GROUND | {"io", "architectures"},
     "weights": GROUND | {"io", "architectures"},
     "trainers": GROUND | {"io", "architectures", "plans", "weights"},
+    "planning": GROUND | {"io", "architectures", "plans", "trainers"},
     "_discovery": {"trainers"},
     "datasets": GROUND | {"io", "images"},
     "evaluation": GROUND | {"io", "images"},
@@ -37,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "demo": GROUND | {"io", "images", "plans", "evaluation"},
     "commands": GROUND
     | {"io", "images", "architectures", "plans", "weights", "trainers", "datasets", "evaluation", "submission", "demo"}
-    | {"comparison", "experiments", "inference"},
+    | {"comparison", "experiments", "inference", "planning"},
     "cli": {"errors", "commands"},
 }
 # Networks, which are read from top to bottom, may be longer; so may tables of data.

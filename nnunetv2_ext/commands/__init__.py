@@ -13,6 +13,7 @@ COMMANDS = (
     "info",
     "doctor",
     "path",
+    "plan",
     "plans",
     "import-weights",
     "export",

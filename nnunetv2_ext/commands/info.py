@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nnunetv2_ext.commands._options import add_plan_options
@@ -28,8 +30,26 @@ def _size(values: Sequence[int]) -> str:
     return " x ".join(str(value) for value in values)
 
 
-def describe_planned_network(trainer_name: str, dataset: str, configuration: str, plans_name: str) -> str:
+def describe_planned_network(
+    trainer_name: str,
+    dataset: str,
+    configuration: str,
+    plans_name: str,
+    *,
+    patch_size: Sequence[int] | None = None,
+    batch_size: int | None = None,
+    in_float32: bool = False,
+) -> str:
     """Describe the network that a trainer would build for a dataset's configuration.
+
+    Args:
+        trainer_name: a trainer of this package or a variant of one.
+        dataset: number or name.
+        configuration: of the plans.
+        plans_name: the plans' identifier.
+        patch_size: instead of the plan's.
+        batch_size: instead of the plan's.
+        in_float32: give what is kept for the backward pass in float32 too.
 
     Raises:
         UserError: for a trainer, dataset, plans or configuration that does not exist.
@@ -38,13 +58,22 @@ def describe_planned_network(trainer_name: str, dataset: str, configuration: str
     find_own_trainer(trainer_name)
     planned = read_planned_dataset(dataset, plans_name)
     settings = planned.configuration(configuration)
+    geometry = settings.geometry
+    if patch_size is not None:
+        if len(patch_size) != geometry.spatial_dims:
+            raise UserError(
+                f"--patch has {len(patch_size)} numbers, and {configuration} has {geometry.spatial_dims} axes."
+            )
+        geometry = replace(geometry, patch_size=tuple(patch_size))
     return describe_network(
         trainer_name,
-        settings.geometry,
+        geometry,
         input_channels=settings.input_channels,
         num_classes=settings.num_classes,
-        batch_size=settings.batch_size,
+        batch_size=batch_size or settings.batch_size,
         title=f"{planned.folder.name}, {configuration}, {plans_name}",
+        in_float32=in_float32,
+        regions=settings.plans_manager.get_label_manager(planned.dataset_json).has_regions,
     )
 
 
@@ -56,6 +85,8 @@ def describe_network(
     num_classes: int,
     batch_size: int | None = None,
     title: str | None = None,
+    in_float32: bool = False,
+    regions: bool = False,
 ) -> str:
     """Describe the network that a trainer would build for a geometry.
 
@@ -66,6 +97,8 @@ def describe_network(
         num_classes: channels of the logits.
         batch_size: of the plan, if there is one; memory is given for one sample and for this many.
         title: what the geometry belongs to.
+        in_float32: give what is kept for the backward pass in float32 too.
+        regions: whether the classes are regions that may overlap.
 
     Raises:
         UserError: for an unknown trainer.
@@ -75,10 +108,12 @@ def describe_network(
     variant = getattr(trainer, "variant", None)
     if variant is not None and variant.batch_size is not None:
         batch_size = variant.batch_size
-    networks = []
+    networks: list[SegmentationNetwork] = []
 
     def build() -> SegmentationNetwork:
         networks.append(trainer.build_network(geometry, input_channels, num_classes))
+        # Finding the cost changes where the tensors are.
+        networks.append(copy.deepcopy(networks[0]))
         return networks[-1]
 
     from nnunetv2_ext.architectures.cost import estimate_cost
@@ -102,8 +137,9 @@ def describe_network(
         ("deep supervision", "; ".join(outputs[1:]) + " of the input" if outputs[1:] else "none"),
         ("parameters", f"{cost.parameters:,}"),
         ("multiply-adds", f"{cost.multiply_adds / 1e9:,.1f} G (forward pass, one sample)"),
-        ("kept for backward", _kept(cost, 1)),
-        *([("", _kept(cost, batch_size, f" for the batch of {batch_size}"))] if batch_size is not None else []),
+        ("kept for backward", _kept(cost, 1, in_float32)),
+        *([("", _kept(cost, batch_size, in_float32, batch_size))] if batch_size is not None else []),
+        ("training step", _predict(trainer_name, networks[0], geometry, num_classes, batch_size or 1, regions)),
         *zip(("recipe", "", ""), _describe_recipe(trainer, network), strict=True),
     ]
     if variant is not None:
@@ -120,10 +156,37 @@ def describe_network(
     return "\n".join([trainer_name, *lines, "", table])
 
 
-def _kept(cost: Cost, batch_size: int, batch: str = "") -> str:
+def _kept(cost: Cost, samples: int, in_float32: bool, batch: int | None = None) -> str:
     """Write what a forward pass keeps for the backward pass of a batch."""
-    exact, autocast = batch_size * cost.kept_bytes / 2**20, cost.autocast_bytes(batch_size) / 2**20
-    return f"{exact:,.0f} MiB{batch} (float32), {autocast:,.0f} MiB (under autocast)"
+    exact, autocast = samples * cost.kept_bytes / 2**20, cost.autocast_bytes(samples) / 2**20
+    of_batch = "" if batch is None else f" for the batch of {batch}"
+    plain = f"{exact:,.0f} MiB{of_batch} (float32), " if in_float32 else ""
+    return f"{plain}{autocast:,.0f} MiB{'' if plain else of_batch} (under autocast)"
+
+
+def _predict(
+    trainer_name: str,
+    network: SegmentationNetwork,
+    geometry: Geometry,
+    num_classes: int,
+    batch_size: int,
+    regions: bool,
+) -> str:
+    """Write the memory of a training step, and whether the GPU that is there has it."""
+    from nnunetv2_ext.planning.memory import ERROR, GIBIBYTE
+    from nnunetv2_ext.planning.networks import find_trained_network
+    from nnunetv2_ext.planning.plan import memory_of_card
+
+    trained = replace(find_trained_network(trainer_name), make=lambda *_: network)
+    memory = trained.predict(geometry, network.input_channels, num_classes, batch_size, regions=regions)
+    text = (
+        f"about {memory.total / GIBIBYTE:.1f} GB of a GPU with a batch of {batch_size}, of which tensors "
+        f"{memory.peak / GIBIBYTE:.1f} GB (predicted, error {ERROR:.0%} or less)"
+    )
+    card = memory_of_card()
+    if card is None:
+        return text
+    return f"{text}; {'fits' if memory.total <= card * GIBIBYTE else 'does not fit'} the {card:.1f} GB of this GPU"
 
 
 def _describe_recipe(trainer: type[nnUNetTrainerExt], network: SegmentationNetwork) -> list[str]:
@@ -151,11 +214,21 @@ def _stride(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a stride; write one number per axis, as 1,2,2") from None
 
 
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of samples; write one of at least 1")
+    return int(text)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_plan_options(parser, required=False)
-    parser.add_argument("--patch", metavar="N", type=int, nargs="+", help="voxels per axis, instead of a dataset")
+    parser.add_argument(
+        "--patch", metavar="N", type=int, nargs="+", help="voxels per axis, instead of the plan's or of a dataset"
+    )
     parser.add_argument("--strides", metavar="A,B,C", type=_stride, nargs="+", help="strides, one entry per pooling")
+    parser.add_argument("--batch", metavar="N", type=_count, help="samples per step, instead of the plan's")
+    parser.add_argument("--float32", action="store_true", help="what is kept for the backward pass in float32 too")
     parser.add_argument("--channels", type=int, default=1, help="input channels (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=2, help="classes with background (default: %(default)s)")
 
@@ -164,15 +237,31 @@ def run(arguments: argparse.Namespace) -> None:
     """Describe the network of a planned dataset, or of explicit sizes."""
     from nnunetv2_ext.architectures.geometry import Geometry
 
-    find_own_trainer(arguments.tr)
+    trainer = find_own_trainer(arguments.tr)
+    variant = getattr(trainer, "variant", None)
+    in_float32 = arguments.float32 or (variant is not None and variant.no_amp)
     if arguments.patch is not None and arguments.strides is not None:
         geometry = Geometry.from_strides(arguments.patch, arguments.strides)
-        print(
-            describe_network(arguments.tr, geometry, input_channels=arguments.channels, num_classes=arguments.classes)
+        text = describe_network(
+            arguments.tr,
+            geometry,
+            input_channels=arguments.channels,
+            num_classes=arguments.classes,
+            batch_size=arguments.batch,
+            in_float32=in_float32,
         )
     elif arguments.d is not None and arguments.c is not None:
-        print(describe_planned_network(arguments.tr, arguments.d, arguments.c, arguments.p))
+        text = describe_planned_network(
+            arguments.tr,
+            arguments.d,
+            arguments.c,
+            arguments.p,
+            patch_size=arguments.patch,
+            batch_size=arguments.batch,
+            in_float32=in_float32,
+        )
     else:
         raise UserError(
             "info describes a network of some size: name a planned dataset (-d and -c), or --patch and --strides."
         )
+    print(text)

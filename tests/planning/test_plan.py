@@ -1,0 +1,251 @@
+"""Plans for networks that will be trained: nnU-Net's rules, another memory."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_ext import cli
+from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.planning.memory import GIBIBYTE, StepMemory
+from nnunetv2_ext.planning.networks import TrainedNetwork, find_trained_network, padding_waste
+from nnunetv2_ext.planning.plan import Planning, plan_dataset
+from nnunetv2_ext.planning.search import MOST_WASTE
+from nnunetv2_ext.trainers import find_trainer
+from nnunetv2_ext.trainers.recipes import NNUNET
+from tests.narrow import narrow_networks
+from tests.planned_data import LABELS, PlannedData
+from tests.test_cli import refuse
+
+PECA_NET = "nnUNetTrainerPECANet"
+BYTES_PER_VOXEL = 400
+
+
+@pytest.fixture
+def data(planned_data: PlannedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[PlannedData]:
+    """Copy the datasets, because plans are written beside them, and narrow the networks."""
+    copied = planned_data.copy(tmp_path / "data")
+    import nnunetv2.experiment_planning.experiment_planners.default_experiment_planner as planner
+    import nnunetv2.paths as paths
+    import nnunetv2.utilities.dataset_name_id_conversion as conversion
+
+    for name, value in copied.folder_variables().items():
+        monkeypatch.setenv(name, value)
+        for module in (paths, planner, conversion):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+    with narrow_networks():
+        yield copied
+
+
+def write_dataset(
+    data: PlannedData, number: int, spacing: tuple, shape: tuple, channels: int = 1, cases: int = 100
+) -> str:
+    """Write what the planner reads of a dataset: its fingerprint, its dataset.json and one image."""
+    name = f"Dataset{number}_Shape"
+    raw, source = data.raw / name, data.raw / LABELS
+    for folder in ("imagesTr", "labelsTr"):
+        (raw / folder).mkdir(parents=True)
+    image = next((source / "imagesTr").iterdir())
+    for channel in range(channels):
+        (raw / "imagesTr" / f"case_{channel:04d}.nii.gz").symlink_to(image)
+    (raw / "labelsTr" / "case.nii.gz").symlink_to(next((source / "labelsTr").iterdir()))
+    content = {
+        "channel_names": {str(channel): "MRI" for channel in range(channels)},
+        "labels": {"background": 0, "one": 1, "two": 2},
+        "numTraining": cases,
+        "file_ending": ".nii.gz",
+    }
+    (raw / "dataset.json").write_text(json.dumps(content))
+    fingerprint = {
+        "spacings": [list(spacing)] * 3,
+        "shapes_after_crop": [list(shape)] * 3,
+        "foreground_intensity_properties_per_channel": {},
+        "median_relative_size_after_cropping": 1.0,
+    }
+    folder = data.preprocessed / name
+    folder.mkdir()
+    (folder / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    return str(number)
+
+
+@pytest.fixture
+def simple_memory(monkeypatch: pytest.MonkeyPatch) -> list[Geometry]:
+    """Let a step take a number of bytes per voxel, for tests of the rules; list what was asked."""
+    asked = []
+
+    def predict(
+        network: TrainedNetwork, geometry: Geometry, channels: int, classes: int, batch_size: int, *, regions: bool
+    ) -> StepMemory:
+        asked.append(geometry)
+        voxels = math.prod(geometry.patch_size) * batch_size
+        return StepMemory(0, voxels * (BYTES_PER_VOXEL + 4 * (channels - 1)))
+
+    monkeypatch.setattr(TrainedNetwork, "predict", predict)
+    return asked
+
+
+def by_name(planning: Planning) -> dict:
+    return {each.configuration: each for each in planning.configurations}
+
+
+def test_a_plan_holds_to_the_target_and_its_neighbours_do_not(data: PlannedData) -> None:
+    whole = by_name(plan_dataset("801", [PECA_NET], target=8))["3d_fullres"]
+    network = find_trained_network(PECA_NET)
+    target = (whole.memory[PECA_NET].total - 1) / GIBIBYTE
+    planning = plan_dataset("801", [PECA_NET], target=target)
+    less = by_name(planning)["3d_fullres"]
+    assert math.prod(less.patch_size) < math.prod(whole.patch_size)
+    assert less.memory[PECA_NET].total <= target * GIBIBYTE
+    planned = data.plans(LABELS, planning.path.stem)["configurations"]["3d_fullres"]
+    strides = planned["architecture"]["arch_kwargs"]["strides"]
+    # nnU-Net's own step: the patch and the network before the last one that it shrank.
+    assert network.predict(Geometry.from_strides(whole.patch_size, strides), 1, 4, 2).total > target * GIBIBYTE
+
+
+@pytest.mark.parametrize(
+    ("spacing", "shape", "channels", "target"),
+    [
+        pytest.param((3, 0.76, 0.76), (148, 512, 512), 1, 3, id="abdominal CT, with a cascade"),
+        pytest.param((1, 1, 1), (138, 169, 138), 4, 3, id="brain MRI of four channels"),
+        pytest.param((5, 1.56, 1.56), (18, 256, 216), 1, 2, id="flat, as ACDC"),
+        pytest.param((1, 1, 1), (36, 50, 35), 1, 0.6, id="hippocampus"),
+        pytest.param((1, 1, 1), (10, 12, 10), 1, 1, id="tiny"),
+    ],
+)
+def test_nnunets_rules_hold(
+    data: PlannedData, simple_memory: list[Geometry], spacing: tuple, shape: tuple, channels: int, target: float
+) -> None:
+    dataset = write_dataset(data, 850, spacing, shape, channels)
+    planning = plan_dataset(dataset, [PECA_NET], target=target)
+    plans = json.loads(planning.path.read_text())
+    network = find_trained_network(PECA_NET)
+    for each in planning.configurations:
+        assert each.memory[PECA_NET].total <= target * GIBIBYTE
+        configuration = plans["configurations"][each.configuration]
+        if "inherits_from" in configuration:
+            configuration = {**plans["configurations"][configuration["inherits_from"]], **configuration}
+        median = configuration["median_image_size_in_voxels"]
+        strides = configuration["architecture"]["arch_kwargs"]["strides"]
+        total = [math.prod(stride[axis] for stride in strides) for axis in range(len(each.patch_size))]
+        assert all(size % stride == 0 for size, stride in zip(each.patch_size, total, strict=True))
+        assert all(size < shape + stride for size, shape, stride in zip(each.patch_size, median, total, strict=True))
+        geometry = Geometry.from_strides(each.patch_size, strides)
+        inputs = channels + (2 if each.configuration == "3d_cascade_fullres" else 0)
+        more = network.predict(geometry, inputs, 3, each.batch_size + 1, regions=False).total
+        voxels = each.batch_size * math.prod(each.patch_size)
+        everything = math.prod(median) * 100 * (shape[0] if each.configuration == "2d" else 1)
+        assert more > target * GIBIBYTE or voxels + math.prod(each.patch_size) / 2 >= 0.05 * everything
+        may_grow = [axis for axis, (size, full) in enumerate(zip(each.patch_size, median, strict=True)) if size < full]
+        if may_grow and each.configuration == "3d_fullres" and more > target * GIBIBYTE and each.batch_size == 2:
+            axis = max(may_grow, key=lambda index: each.patch_size[index])
+            larger = list(each.patch_size)
+            larger[axis] += total[axis]
+            grown = network.predict(replace(geometry, patch_size=tuple(larger)), inputs, 3, 2, regions=False)
+            assert grown.total > target * GIBIBYTE
+    expected = {"2d", "3d_fullres"} | ({"3d_lowres", "3d_cascade_fullres"} if shape[1] == 512 else set())
+    assert by_name(planning).keys() == expected
+
+
+def test_data_are_shared_where_they_are_the_same(data: PlannedData) -> None:
+    planning = plan_dataset("801", [PECA_NET], target=8)
+    base = data.plans(LABELS)["configurations"]
+    for name, each in by_name(planning).items():
+        assert each.data_identifier == base[name]["data_identifier"]
+    assert planning.unprepared == []
+    # With another resampling in the base, they are not.
+    other = data.plans(LABELS)
+    other["configurations"]["3d_fullres"]["spacing"] = [9.0, 9.0, 9.0]
+    (data.preprocessed / LABELS / "Other.json").write_text(json.dumps({**other, "plans_name": "Other"}))
+    planning = plan_dataset("801", [PECA_NET], target=8, base_name="Other")
+    assert planning.unprepared == ["3d_fullres"]
+
+
+def test_stock_and_own_trainers_build_from_the_plans(data: PlannedData) -> None:
+    planning = plan_dataset("801", [PECA_NET], target=8, name="Mine")
+    plans = json.loads(planning.path.read_text())
+    for trainer_class in (nnUNetTrainer, find_trainer(PECA_NET)):
+        trainer = trainer_class(plans, "3d_fullres", 0, data.dataset_json(LABELS), torch.device("cpu"))
+        trainer.initialize()
+        x = torch.randn(2, 1, *by_name(planning)["3d_fullres"].patch_size)
+        outputs = trainer.network(x)
+        first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
+        assert first.shape[2:] == x.shape[2:]
+
+
+def test_one_plan_for_all_fits_each(data: PlannedData, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["nnUNetTrainer", PECA_NET, "nnUNetTrainerDCA"]
+    cli.main(["plan", "-d", "801", "--for", *names, "-c", "3d_fullres", "-gpu_memory_target", "8", "--name", "Fair"])
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    assert "unused" in shown
+    plans = data.plans(LABELS, "Fair")
+    assert plans["planned_for"] == {"trainers": names, "gpu_memory_target_in_gb": 8.0}
+    assert list(plans["configurations"]) == ["3d_fullres"]
+    assert plans["experiment_planner_used"] == "ExperimentPlanner"
+
+
+def test_patches_that_windows_would_pad_are_passed_over(data: PlannedData, simple_memory: list[Geometry]) -> None:
+    dataset = write_dataset(data, 851, (1, 1, 1), (128, 128, 128))
+    trainer = "nnUNetTrainerSwinUNETR"
+    planning = plan_dataset(dataset, [trainer], target=40, configurations=["3d_fullres"])
+    each = by_name(planning)["3d_fullres"]
+    assert any("128 x 128 x 128 fits too" in note for note in planning.notes)
+    network = find_trained_network(trainer)
+    plans = json.loads(planning.path.read_text())["configurations"]["3d_fullres"]
+    strides = plans["architecture"]["arch_kwargs"]["strides"]
+    assert padding_waste(network.build(Geometry.from_strides(each.patch_size, strides), 1, 3)) <= MOST_WASTE
+    assert padding_waste(network.build(Geometry.from_strides((128,) * 3, [(2, 2, 2)] * 5), 1, 3)) > MOST_WASTE
+
+
+def test_a_residual_plan_stays_one(data: PlannedData) -> None:
+    plans = data.plans(LABELS)
+    plans |= {"experiment_planner_used": "nnUNetPlannerResEncM", "plans_name": "Res"}
+    (data.preprocessed / LABELS / "Res.json").write_text(json.dumps(plans))
+    planning = plan_dataset("801", ["nnUNetTrainer"], target=8, base_name="Res", configurations=["2d"])
+    written = json.loads(planning.path.read_text())
+    network = written["configurations"]["2d"]["architecture"]["network_class_name"]
+    assert network.endswith("ResidualEncoderUNet")
+    assert written["experiment_planner_used"] == "nnUNetPlannerResEncM"
+
+
+def test_plans_are_never_replaced_unasked(data: PlannedData) -> None:
+    command = ["plan", "-d", "801", "-tr", PECA_NET, "-gpu_memory_target", "8", "-c", "2d"]
+    cli.main(command)
+    path = data.preprocessed / LABELS / "nnUNetPlans_PECANet_8G.json"
+    path.write_text("mine")
+    refuse("choose another name with --name, or write it anew with --overwrite", *command)
+    assert path.read_text() == "mine"
+    cli.main([*command, "--overwrite"])
+    assert json.loads(path.read_text())["plans_name"] == path.stem
+    refuse("exists: choose another name with --name.", *command, "--name", "nnUNetPlans", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("words", "arguments"),
+    [
+        ("No patch of", ["-d", "801", "-tr", PECA_NET, "-gpu_memory_target", "0.5"]),
+        ("does not serve 3d_fullres", ["-d", "801", "-tr", "nnUNetTrainerSwinUNet", "-c", "3d_fullres"]),
+        ("gets no configuration '3d_lowres'", ["-d", "801", "-tr", PECA_NET, "-c", "3d_lowres"]),
+        ("has not looked at dataset 899 yet", ["-d", "899", "-tr", PECA_NET]),
+        ("no trainer nnUNetTrainerPECA ", ["-d", "801", "-tr", "nnUNetTrainerPECA"]),
+        ("There is no file", ["-d", "801", "-tr", PECA_NET, "-p", "Missing"]),
+        ("is not a size", ["-d", "801", "-tr", PECA_NET, "-gpu_memory_target", "-1"]),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(data: PlannedData, words: str, arguments: list[str]) -> None:
+    target = [] if "-gpu_memory_target" in arguments else ["-gpu_memory_target", "8"]
+    refuse(words, "plan", *arguments, *target)
+    assert not list((data.preprocessed / LABELS).glob("*_*G.json"))
+
+
+def test_variants_plan_with_their_own_batch() -> None:
+    network = find_trained_network("nnUNetTrainer_bs5_noAMP")
+    assert (network.batch_size, network.mixed_precision, network.recipe) == (5, False, NNUNET)
