@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sysconfig
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import BinaryIO
 
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["Child", "describe_ending", "find_program"]
+__all__ = ["Child", "describe_ending", "find_program", "group_is_alive"]
+
+SECONDS_TO_DIE = 10.0
 
 
 def find_program(name: str) -> str:
@@ -81,6 +84,10 @@ class Child:
         self.ended = True
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)  # data loaders of a killed training wait for it for ever
+        # What is killed may still hold a GPU's memory for a moment.
+        deadline = time.monotonic() + SECONDS_TO_DIE
+        while group_is_alive(pid) and time.monotonic() < deadline:
+            time.sleep(0.05)
         return self.process.wait()
 
     def send(self, number: int) -> None:
@@ -91,6 +98,16 @@ class Child:
         for target in (_children(pid) if self.ranks else []) or [pid]:
             with suppress(ProcessLookupError):
                 os.kill(target, number)
+
+
+def group_is_alive(group: int) -> bool:
+    """Return whether a process of a group runs; one that ended and was not yet asked about does not."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            state, _, of_group = (process / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(of_group) == group and state != "Z":
+                return True
+    return False
 
 
 def _children(pid: int) -> list[int]:

@@ -112,6 +112,9 @@ def run_workstation(graph: Graph) -> int:
                 "fold to its end, or put the checkpoint back."
             )
     folder = graph.experiment.folder
+    braces = next((job.output for job in graph if set("{}") & set(_relative(job.output, folder))), None)
+    if braces:
+        raise UserError(f"{braces} has braces, which Snakemake takes for its own signs: rename that folder.")
     write_workflow(graph)
     if not graph.needed:
         return 0

@@ -13,9 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.experiments.once import STOPPED
-from nnunetv2_ext.experiments.workstation import write_workflow
-from tests.experiments.bench import NNUNETS, OURS, Bench, check_every_epoch_once, read_events, wait_for, wait_for_text
+from nnunetv2_ext.experiments.workstation import run_workstation, write_workflow
+from tests.experiments.bench import (
+    NNUNETS,
+    OURS,
+    Bench,
+    check_every_epoch_once,
+    make_bench,
+    read_events,
+    wait_for,
+    wait_for_text,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -201,3 +211,21 @@ def test_a_summary_without_its_training_is_not_taken_for_one(command: Command) -
     (bench.results / MODEL / "fold_0" / "checkpoint_final.pth").unlink()
     assert "but no checkpoint_final.pth of its training" in command(expect=1)
     assert read_events(bench) == []
+
+
+def test_without_snakemake_the_other_ways_are_named(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = bench.graph()
+    monkeypatch.setattr("nnunetv2_ext.experiments.workstation.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r'`pip install "nnunetv2_ext\[run\]"`, or run the commands that --print lists'):
+        run_workstation(graph)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 14))
+    with pytest.raises(UserError, match=r"Snakemake needs Python 3\.11: run the commands that --print lists"):
+        run_workstation(graph)
+    assert not (bench.root / "study").exists()
+
+
+def test_braces_in_a_path_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = make_bench(tmp_path / "{study}", monkeypatch)
+    with pytest.raises(UserError, match="has braces, which Snakemake takes for its own signs"):
+        run_workstation(bench.graph())
+    assert not (bench.root / "study").exists()
