@@ -26,7 +26,7 @@ setup(
         "nnunetv2_ext": ["py.typed", "_discovery/*.py", "submission/templates/*", "comparison/report/templates/*"]
     },
     # The reason for each dependency is in CONTRIBUTING.md.
-    install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22", "packaging>=22"],
+    install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22", "packaging>=22", "jinja2>=3.1"],
     extras_require={
         "test": [
             *("pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "mypy>=1.18", "setuptools>=77", "wheel", "uv"),

@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_tables(comparison, folder)
         write_report(comparison, folder)
     print(_overview(comparison))
-    print(f"Wrote index.html, report.md, tables.tex, comparison.json, cases.csv and labels.csv into {arguments.o}.")
+    print(f"Wrote the report, index.html, and comparison.json with tables of all scores into {arguments.o}.")
 
 
 def _compare(arguments: argparse.Namespace) -> Comparison:
