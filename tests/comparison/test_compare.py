@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from nnunetv2_ext.cli import main
 from nnunetv2_ext.comparison.results import label_key
+from nnunetv2_ext.comparison.training import read_checkpoint
 from tests.comparison.trainings import DATASET, entry, write_summary, write_trainings
 
 TRAINERS = ("nnUNetTrainer", "nnUNetTrainerDCA", "OtherPackagesTrainer")
@@ -333,6 +335,7 @@ def test_few_cases_and_one_seed(compare: Compare, results: Path) -> None:
     write_trainings(results, TRAINERS, per_fold=1, folds=(0,))
     alone = compare(folds="0")
     assert alone["trainers"]["nnUNetTrainer"]["ci95"] is None
+    assert finding(alone, "One fold alone")
 
 
 # What trainings say about themselves
@@ -402,6 +405,19 @@ def test_costs_of_epochs(compare: Compare, results: Path) -> None:
     assert (others["parameters"], others["seconds_per_epoch"], others["inference_seconds"]) == (13, 50, 2.5)
     assert others["gpu_hours"] == pytest.approx(100 / 3600)
     assert finding(comparison, "epochs.jsonl", "1 lines")
+
+
+def test_checkpoints_of_an_earlier_numpy(tmp_path: Path) -> None:
+    """They name the place of numpy's scalars before numpy 2."""
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save({"logging": {"epoch_start_timestamps": [np.float64(1.5)], "dice": [[np.float32(0.5)]]}}, path)
+    older = tmp_path / "older.pth"
+    with zipfile.ZipFile(path) as new, zipfile.ZipFile(older, "w") as old:
+        for item in new.infolist():
+            old.writestr(item, new.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert path.read_bytes() != older.read_bytes()
+    assert read_checkpoint(path) == read_checkpoint(older)
+    assert read_checkpoint(older)["logging"]["epoch_start_timestamps"] == [1.5]
 
 
 class Bomb:
@@ -527,6 +543,7 @@ def test_distances_of_trainings_come_from_their_label_maps(
     [
         (["-d", "1"], "compare needs"),
         (["--predictions", "a=x", "a=y", "-ref", "z"], "same name"),
+        (["--predictions", "a=x", "-ref", "z"], "no folder x, which --predictions a=x names"),
         (["-d", "1", "-c", "c", "-tr", "A", "-ref", "z"], "not both"),
         (["-d", "77", "-c", "c", "-tr", "A"], "no folder for dataset 77"),
         (["-d", "1", "-c", "c", "-tr", "A", "--metric", "Dize"], "no metric 'Dize'"),
