@@ -32,7 +32,10 @@ setup(
         ]
     },
     # The reason for each dependency is in CONTRIBUTING.md.
-    install_requires=["nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22", "packaging>=22", "pyyaml>=6"],
+    install_requires=[
+        *("nnunetv2>=2.8.1,<3", "torch>=2.6,!=2.9.*", "timm>=1.0.22"),
+        *("packaging>=22", "pyyaml>=6", "jinja2>=3.1"),
+    ],
     extras_require={
         "run": ["snakemake>=9; python_version >= '3.11'"],
         "tensorboard": ["tensorboard>=2.15"],

@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compare, write the tables, and print what was found."""
+    """Compare, write the report and its tables, and print what was found."""
+    from nnunetv2_ext.comparison.report import write_report
     from nnunetv2_ext.comparison.writing import write_tables
     from nnunetv2_ext.io.files import prepare_output, whole_folder
 
@@ -66,8 +67,9 @@ def run(arguments: argparse.Namespace) -> None:
     comparison = _compare(arguments)
     with whole_folder(arguments.o) as folder:
         write_tables(comparison, folder)
+        write_report(comparison, folder)
     print(_overview(comparison))
-    print(f"Wrote comparison.json, cases.csv and labels.csv into {arguments.o}.")
+    print(f"Wrote the report, index.html, and comparison.json with tables of all scores into {arguments.o}.")
 
 
 def _compare(arguments: argparse.Namespace) -> Comparison:

@@ -63,6 +63,14 @@ def find_setup_findings(setups: Sequence[Setup], costs: Sequence[Costs], referen
                     "known: there is no debug.json.",
                 )
             )
+    if {len(setup.folds) for setup in setups} == {1}:
+        findings.append(
+            Finding(
+                "folds",
+                f"One fold alone is compared on {setups[0].dataset}: its cases are a part of the data, and what "
+                "another split would give is in no interval. Train all folds.",
+            )
+        )
     pretrained = [setup.trainer for setup in setups if setup.pretrained]
     if pretrained:
         findings.append(

@@ -147,6 +147,9 @@ def score_predictions(name: str, folder: Path, references: Path, scoring: Scorin
     """
     from nnunetv2_ext.evaluation.runner import score_folders
 
+    for place, option in ((folder, f"--predictions {name}="), (references, "-ref ")):
+        if not place.is_dir():
+            raise UserError(f"There is no folder {place}, which {option}{place} names: name one with label maps.")
     found = score_folders(
         references,
         folder,

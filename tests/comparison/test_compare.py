@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 from nnunetv2_ext.cli import main
 from nnunetv2_ext.comparison.results import label_key
+from nnunetv2_ext.comparison.training import read_checkpoint
 from tests.comparison.trainings import DATASET, entry, write_summary, write_trainings
 
 TRAINERS = ("nnUNetTrainer", "nnUNetTrainerDCA", "OtherPackagesTrainer")
@@ -29,6 +31,18 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir()
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     return tmp_path / "results"
+
+
+@pytest.fixture(autouse=True)
+def _no_report(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the report, which takes most of the time, but where a test asks for it."""
+    if "report" not in request.fixturenames:
+        monkeypatch.setattr("nnunetv2_ext.comparison.report.write_report", lambda comparison, folder: None)
+
+
+@pytest.fixture
+def report() -> None:
+    """Let the report be written."""
 
 
 @pytest.fixture
@@ -89,15 +103,20 @@ def test_a_training_against_itself(compare: Compare, results: Path) -> None:
     assert (pair["wins"], pair["ties"], pair["losses"]) == (0, 24, 0)
 
 
-def test_the_same_input_gives_the_same_bytes(compare: Compare, results: Path, tmp_path: Path) -> None:
+def test_the_same_input_gives_the_same_bytes(compare: Compare, results: Path, tmp_path: Path, report: None) -> None:
     write_trainings(results, TRAINERS)
-    report = tmp_path / "report"
+    folder = tmp_path / "report"
+
+    def contents() -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
     compare()
-    first = {path.name: path.read_bytes() for path in report.iterdir()}
+    first = contents()
+    assert {"comparison.json", "cases.csv", "labels.csv", "index.html", "report.md", "tables.tex"} <= first.keys()
     compare()
-    assert {path.name: path.read_bytes() for path in report.iterdir()} == first
+    assert contents() == first
     with pytest.raises(SystemExit, match="exists"):
-        main(["compare", "-d", "1", "-c", "3d_fullres", "-tr", *TRAINERS, "-o", str(report)])
+        main(["compare", "-d", "1", "-c", "3d_fullres", "-tr", *TRAINERS, "-o", str(folder)])
 
 
 def test_a_thousand_cases_of_five_trainers_are_fast(compare: Compare, results: Path) -> None:
@@ -316,6 +335,7 @@ def test_few_cases_and_one_seed(compare: Compare, results: Path) -> None:
     write_trainings(results, TRAINERS, per_fold=1, folds=(0,))
     alone = compare(folds="0")
     assert alone["trainers"]["nnUNetTrainer"]["ci95"] is None
+    assert finding(alone, "One fold alone")
 
 
 # What trainings say about themselves
@@ -385,6 +405,19 @@ def test_costs_of_epochs(compare: Compare, results: Path) -> None:
     assert (others["parameters"], others["seconds_per_epoch"], others["inference_seconds"]) == (13, 50, 2.5)
     assert others["gpu_hours"] == pytest.approx(100 / 3600)
     assert finding(comparison, "epochs.jsonl", "1 lines")
+
+
+def test_checkpoints_of_an_earlier_numpy(tmp_path: Path) -> None:
+    """They name the place of numpy's scalars before numpy 2."""
+    path = tmp_path / "checkpoint_final.pth"
+    torch.save({"logging": {"epoch_start_timestamps": [np.float64(1.5)], "dice": [[np.float32(0.5)]]}}, path)
+    older = tmp_path / "older.pth"
+    with zipfile.ZipFile(path) as new, zipfile.ZipFile(older, "w") as old:
+        for item in new.infolist():
+            old.writestr(item, new.read(item).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert path.read_bytes() != older.read_bytes()
+    assert read_checkpoint(path) == read_checkpoint(older)
+    assert read_checkpoint(older)["logging"]["epoch_start_timestamps"] == [1.5]
 
 
 class Bomb:
@@ -510,6 +543,7 @@ def test_distances_of_trainings_come_from_their_label_maps(
     [
         (["-d", "1"], "compare needs"),
         (["--predictions", "a=x", "a=y", "-ref", "z"], "same name"),
+        (["--predictions", "a=x", "-ref", "z"], "no folder x, which --predictions a=x names"),
         (["-d", "1", "-c", "c", "-tr", "A", "-ref", "z"], "not both"),
         (["-d", "77", "-c", "c", "-tr", "A"], "no folder for dataset 77"),
         (["-d", "1", "-c", "c", "-tr", "A", "--metric", "Dize"], "no metric 'Dize'"),

@@ -130,10 +130,10 @@ def test_strange_names_are_one_cell_of_markdown_each(strange: Path) -> None:
 
 
 def test_strange_names_are_one_cell_of_latex_each(strange: Path) -> None:
-    text = read(strange, "tables.tex")
+    text = "\n".join(line.removesuffix("%") for line in read(strange, "tables.tex").splitlines() if line[:1] != "%")
     for name in STRANGE:
         assert escape_latex(name) in text
-    without = re.sub(r"\\[{}$&#%_\\]|\\text\w+\{\}", "", text.split("\n", 1)[1])
+    without = re.sub(r"\\[{}$&#%_\\]|\\text\w+\{\}", "", text)
     assert without.count("{") == without.count("}")
     assert not set("#%~^<>|_`") & set(without)
     for tabular in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end", text, re.DOTALL):
@@ -164,10 +164,11 @@ def test_numbers_are_the_comparisons(written: Path) -> None:
         assert f"{pair.difference:+.4f}" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "comparison",
-    [make_example(LONG, n_cases=200), make_example(LONG[:2], ("Dataset001_A", "Dataset002_B"), n_cases=8)],
-    ids=["eight trainers", "two datasets"],
+    [make_example(LONG[:5], n_cases=200), make_example(LONG[:2], ("Dataset001_A", "Dataset002_B"), n_cases=8)],
+    ids=["five trainers", "two datasets"],
 )
 def test_few_and_many(comparison: Comparison, tmp_path: Path) -> None:
     write_report(comparison, tmp_path)

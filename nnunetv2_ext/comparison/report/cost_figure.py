@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -77,15 +78,15 @@ def draw_costs(
         axes.set_xlim(0, 1.12 * max(measure.values.values()))
         _style_axes(axes, int(panel_width // 75))
         unit = f" in {metric.unit}" if metric.unit else ""
-        style = {"color": LIGHT["soft"], "fontsize": _SMALL}
+        style: dict[str, Any] = {"color": LIGHT["soft"], "fontsize": _SMALL}
         figure.text(x / width + 4 / width, 1 - (y + 16) / height, f"{metric.name}{unit}", **style)
         centre = (x + 52 + (panel_width - 78) / 2) / width
         figure.text(centre, 1 - (y + 230) / height, measure.title, ha="center", **style)
         _draw_points(axes, measure, summaries, [name for name in shown if name in measure.values], trainers)
     y = count * panel_height + 8
     for name, lines in zip(shown, keys, strict=True):
-        number = {"color": series_colour(trainers.index(name)), "weight": "bold", "ha": "right"}
-        figure.text(24 / width, 1 - (y + 12) / height, str(trainers.index(name) + 1), fontsize=_SIZE, **number)
+        style = {"color": series_colour(trainers.index(name)), "weight": "bold", "ha": "right"}
+        figure.text(24 / width, 1 - (y + 12) / height, str(trainers.index(name) + 1), fontsize=_SIZE, **style)
         for line in lines:
             figure.text(34 / width, 1 - (y + 12) / height, line, color=LIGHT["ink"], fontsize=_SIZE)
             y += _LINE
@@ -110,10 +111,11 @@ def _draw_points(
     axes: Axes, measure: CostMeasure, summaries: dict[str, Summary], shown: Sequence[str], trainers: Sequence[str]
 ) -> None:
     to_pixels = axes.transData.transform
-    places = {name: to_pixels((measure.values[name], summaries[name].mean)) for name in shown}
+    means = {name: summaries[name].mean or 0.0 for name in shown}  # those without one are not among the summaries
+    places = {name: to_pixels((measure.values[name], means[name])) for name in shown}
     shifted = _apart({name: (float(x), float(y)) for name, (x, y) in places.items()}, 19.0)
     for name in shown:
-        x, mean = measure.values[name], summaries[name].mean
+        x, mean = measure.values[name], means[name]
         colour = series_colour(trainers.index(name))
         ci95 = summaries[name].ci95
         if ci95 is not None:

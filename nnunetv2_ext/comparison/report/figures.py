@@ -66,7 +66,7 @@ class _Rows:
     bottom: float
     width: int
 
-    def write(self, x: float, y: float, text: str, *, colour: str = "ink", size: float = _SMALL, **style: str) -> None:
+    def write(self, x: float, y: float, text: str, *, colour: str = "ink", size: float = _SMALL, **style: Any) -> None:
         """Write a text at a position of the figure."""
         height = self.figure.get_figheight() * self.figure.dpi
         self.figure.text(x / self.width, 1 - y / height, text, color=LIGHT[colour], fontsize=size, **style)
@@ -146,7 +146,9 @@ def draw_differences(pairs: Sequence[Pair], metric: Metric, width: int) -> Figur
     unit = f" in {metric.unit}" if metric.unit else ""
     rows = _make_rows(labels, width, band=34, top=30, axis=f"difference of {metric.name}{unit}, mean and 95 % interval")
     known = [pair for pair in pairs if pair.difference is not None and pair.ci95 is not None]
-    reach = max([abs(end) for pair in known for end in (*pair.ci95, pair.difference)], default=0.0) or 0.01
+    reach = (
+        max([abs(end) for pair in known for end in (*(pair.ci95 or ()), pair.difference or 0.0)], default=0.0) or 0.01
+    )
     _draw_axis(rows, -1.12 * reach, 1.12 * reach)
     axes = rows.axes
     rows.draw_upright(0, colour="axis", lw=1.2, zorder=1)
@@ -188,7 +190,7 @@ def draw_cases(result: Result, trainers: Sequence[str], metric: Metric, width: i
     for unit_values in zip(*values, strict=True):
         joined = [(value, y) for value, y in zip(unit_values, rows.centres, strict=True) if math.isfinite(value)]
         lines += joined
-        codes += [Outline.MOVETO, *[Outline.LINETO] * (len(joined) - 1)] if joined else []
+        codes += [int(Outline.MOVETO), *[int(Outline.LINETO)] * (len(joined) - 1)] if joined else []
     if lines:
         _draw_path(axes, lines, codes, color=LIGHT["axis"], lw=0.7, alpha=0.3 if many else 0.55, zorder=1)
     summaries = {summary.trainer: summary for summary in result.summaries}
@@ -198,7 +200,7 @@ def draw_cases(result: Result, trainers: Sequence[str], metric: Metric, width: i
         if dots:
             # A line without length has round ends: one short path in place of many marks.
             points = [(value, y) for value in dots for _ in range(2)]
-            codes = [Outline.MOVETO, Outline.LINETO] * len(dots)
+            codes = [int(Outline.MOVETO), int(Outline.LINETO)] * len(dots)
             width_of_dot, alpha = (4.5, 0.55) if many else (6.5, 0.75)
             _draw_path(axes, points, codes, color=colour, lw=width_of_dot, capstyle="round", alpha=alpha, zorder=2)
         _draw_mean(axes, summaries[name], y + 17)

@@ -22,7 +22,7 @@ def describe_methods(comparison: Comparison) -> str:
         how = f"by the validation cases of a cross-validation (folds {', '.join(map(str, folds))})"
     versions = ", ".join(f"{program} {version}" for program, version in comparison.versions.items())
     parts = [
-        f"We compared {list_names(list(names))} on {where} {how}{cite('nnu-net', 'nnunet')}; {comparison.reference} "
+        f"We compared {list_names(list(names))} on {where} {how}{cite('nnu-net')}; {comparison.reference} "
         "was the reference.",
         f"{list_names([metric.name for metric in metrics])} "
         f"{'was' if len(metrics) == 1 else 'were'} computed per case and label "
@@ -30,25 +30,25 @@ def describe_methods(comparison: Comparison) -> str:
         "within each case, so that the case is the unit of all statistics; "
         "cases that not all trainers have were left out.",
         f"Means and mean paired differences are given with 95 % intervals (bootstrap over the cases, bias-corrected "
-        f"and accelerated, {comparison.resamples:,} samples, seed {comparison.seed}{cite('bootstrap', 'bca')}).",
-        f"Pairs were tested by Wilcoxon's signed-rank test, two-sided{cite('wilcoxon')}, with zero differences treated "
-        f"after Pratt{cite('pratt')}, and p values were corrected by Holm's method over the "
-        f"{len(main.pairs)} {'pair' if len(main.pairs) == 1 else 'pairs'} of each question{cite('holm')}; the effect "
-        f"size is the matched-pairs rank-biserial correlation{cite('biserial', 'effect', 'kerby')}.",
+        f"and accelerated, {comparison.resamples:,} samples, seed {comparison.seed}{cite('bootstrap')}).",
+        f"Pairs were tested by Wilcoxon's signed-rank test, two-sided{cite('signed-rank', 'wilcoxon')}, with zero "
+        f"differences treated after Pratt{cite('zeros')}, and p values were corrected by Holm's method over the "
+        f"{len(main.pairs)} {'pair' if len(main.pairs) == 1 else 'pairs'} of each question{cite('correction')}; "
+        f"the effect size is the matched-pairs rank-biserial correlation{cite('rank-biserial')}.",
     ]
     if any(result.friedman for result in comparison.results):
         parts.append(
             f"All trainers together were tested by Friedman's test{cite('friedman')} with Nemenyi's critical "
-            f"difference{cite('nemenyi', 'critical difference')}."
+            f"difference{cite('critical difference')}."
         )
     if any(result.rankings for result in comparison.results):
         parts.append(
             "The stability of the ranking was examined by ranking bootstrap samples of the cases, summarised by the "
-            f"frequencies of the ranks and Kendall's tau{cite('kendall', 'rank')}."
+            f"frequencies of the ranks and Kendall's tau{cite('stability')}."
         )
     if several:
         parts.append("Over several datasets the dataset is the unit: each contributes the mean of its cases.")
-    parts.append(f"Software: {versions}.")
+    parts.append(f"Software: {versions}{cite('scipy')}.")
     return " ".join(parts)
 
 
@@ -58,11 +58,11 @@ def numbered_references(comparison: Comparison) -> list[str]:
 
 
 class _Citations:
-    """Numbers of references by words in what they stand for."""
+    """Numbers of references by the beginnings of what they stand for."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._keys = [reference.key.lower() for reference in comparison.references]
 
     def __call__(self, *words: str) -> str:
-        found = [str(number) for number, key in enumerate(self._keys, start=1) if any(word in key for word in words)]
+        found = [str(number) for number, key in enumerate(self._keys, start=1) if key.startswith(words)]
         return f" [{', '.join(found)}]" if found else ""

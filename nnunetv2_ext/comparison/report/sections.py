@@ -6,11 +6,28 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from nnunetv2_ext.comparison.model import Comparison, Metric, Result
-from nnunetv2_ext.comparison.report import figures, tables, words
 from nnunetv2_ext.comparison.report.cost_figure import cost_measures, draw_costs
 from nnunetv2_ext.comparison.report.document import Block, Code, Drawing, Gallery, Grid, Heading, Points, Section, Text
+from nnunetv2_ext.comparison.report.figures import (
+    describe_differences,
+    describe_means,
+    draw_cases,
+    draw_differences,
+    draw_ranks,
+)
 from nnunetv2_ext.comparison.report.methods import describe_methods, numbered_references
 from nnunetv2_ext.comparison.report.pictures import draw_worst_cases
+from nnunetv2_ext.comparison.report.tables import (
+    costs_table,
+    frequencies_table,
+    label_intervals_table,
+    labels_table,
+    pairs_table,
+    ranks_table,
+    setup_table,
+    trainers_table,
+)
+from nnunetv2_ext.comparison.report.words import conclude, count, describe_ranks, limits, list_names
 
 __all__ = ["make_sections"]
 
@@ -63,7 +80,7 @@ def _summary(comparison: Comparison) -> Iterator[Block]:
     metric = comparison.metrics[0]
     direction = "higher" if metric.higher_is_better else "lower"
     unit = f" in {metric.unit}" if metric.unit else ", from 0 to 1"
-    where = words.list_names([f"{words.count(len(d.cases), 'case')} of {d.name}" for d in comparison.datasets])
+    where = list_names([f"{count(len(d.cases), 'case')} of {d.name}" for d in comparison.datasets])
     yield Text(
         f"By {metric.name}{unit} ({direction} is better), on {where} that all trainers have. The reference, against "
         f"which the others are held, is {comparison.reference}."
@@ -73,13 +90,13 @@ def _summary(comparison: Comparison) -> Iterator[Block]:
     for _, result in _views(comparison, metric):
         if several:
             yield Text(f"{result.dataset or 'Over all datasets, where the dataset is the unit'}:")
-        yield Points(tuple(words.conclude(comparison, result)))
+        yield Points(tuple(conclude(comparison, result)))
     yield Heading("cannot", "What they cannot show")
     for _, result in _views(comparison, metric)[:1]:
-        yield Points(tuple(words.limits(comparison, result)))
+        yield Points(tuple(limits(comparison, result)))
     n, missing = len(comparison.findings), len(comparison.missing)
-    fair = f"{words.count(n, 'finding')} on whether the comparison is fair" if n else "no finding against its fairness"
-    runs = f"{words.count(missing, 'run')} missing" if missing else "no run missing"
+    fair = f"{count(n, 'finding')} on whether the comparison is fair" if n else "no finding against its fairness"
+    runs = f"{count(missing, 'run')} missing" if missing else "no run missing"
     yield Text(f"Read with it, before any number is quoted: {fair}; {runs}.")
 
 
@@ -93,7 +110,7 @@ def _findings(comparison: Comparison) -> Iterator[Block]:
             continue
         if len(comparison.datasets) > 1:
             yield Heading(f"setup-{number}-heading", dataset.name)
-        sentence, table = tables.setup_table(comparison, dataset.name, f"setup-{number}")
+        sentence, table = setup_table(comparison, dataset.name, f"setup-{number}")
         yield Text(sentence)
         if table is not None:
             yield Grid(table)
@@ -117,13 +134,13 @@ def _differences(comparison: Comparison) -> Iterator[Block]:
             return
         yield Drawing(
             f"differences-{number}", "Paired differences with their intervals",
-            figures.describe_differences(result.pairs, metric),
+            describe_differences(result.pairs, metric),
             "Each row is a pair, first minus second: the diamond is the mean of the differences case by case, the bar "
             "its 95 % interval. Filled and coloured: p below 0.05 after Holm's correction (green: the first is better, "
             "red: the second). Hollow and grey: no difference was shown.",
-            partial(figures.draw_differences, result.pairs, metric),
+            partial(draw_differences, result.pairs, metric),
         )  # fmt: skip
-        yield Grid(tables.pairs_table(comparison, result, f"pairs-{number}"))
+        yield Grid(pairs_table(comparison, result, f"pairs-{number}"))
 
     return _per_view(comparison, "differences", make)
 
@@ -131,7 +148,7 @@ def _differences(comparison: Comparison) -> Iterator[Block]:
 def _trainers(comparison: Comparison) -> Iterator[Block]:
     def make(result: Result, number: str) -> Iterator[Block]:
         if result.summaries:
-            yield Grid(tables.trainers_table(comparison, result, f"trainers-{number}"))
+            yield Grid(trainers_table(comparison, result, f"trainers-{number}"))
 
     return _per_view(comparison, "trainers", make)
 
@@ -144,11 +161,11 @@ def _cases(comparison: Comparison) -> Iterator[Block]:
             return
         unit = "case" if result.dataset is not None else "dataset"
         yield Drawing(
-            f"cases-{number}", f"{metric.name} of each {unit}", figures.describe_means(result, metric),
+            f"cases-{number}", f"{metric.name} of each {unit}", describe_means(result, metric),
             f"Each dot is a {unit}, and a line joins its dots. Lines that all lean one way are a difference; lines "
             "that cross are none, however the means lie. Diamonds below the dots are the means with their 95 % "
             "intervals.",
-            partial(figures.draw_cases, result, comparison.trainers, metric),
+            partial(draw_cases, result, comparison.trainers, metric),
         )  # fmt: skip
 
     return _per_view(comparison, "cases", make)
@@ -157,8 +174,8 @@ def _cases(comparison: Comparison) -> Iterator[Block]:
 def _labels(comparison: Comparison) -> Iterator[Block]:
     def make(result: Result, number: str) -> Iterator[Block]:
         if result.labels:
-            yield Grid(tables.labels_table(comparison, result, f"labels-{number}"))
-            yield Grid(tables.label_intervals_table(comparison, result, f"label-intervals-{number}"), folded=True)
+            yield Grid(labels_table(comparison, result, f"labels-{number}"))
+            yield Grid(label_intervals_table(comparison, result, f"label-intervals-{number}"), folded=True)
 
     return _per_view(comparison, "labels", make, over_all=False)
 
@@ -167,17 +184,17 @@ def _ranks(comparison: Comparison) -> Iterator[Block]:
     def make(result: Result, number: str) -> Iterator[Block]:
         if not result.rankings:
             return
-        yield Points(tuple(words.describe_ranks(result)))
+        yield Points(tuple(describe_ranks(result)))
         yield Drawing(
             f"ranks-{number}", "Frequencies of the ranks",
             "How often each trainer had which rank when the cases were drawn again; the table below has the numbers.",
             f"How often each trainer had which rank when the cases were drawn again, by {result.rankings[0].method}. "
             "One large disc per row is a stable order; a row of small ones is an order that other cases would have "
             "changed.",
-            partial(figures.draw_ranks, result.rankings[0], comparison.trainers),
+            partial(draw_ranks, result.rankings[0], comparison.trainers),
         )  # fmt: skip
-        yield Grid(tables.ranks_table(result, f"ranks-table-{number}"))
-        yield Grid(tables.frequencies_table(result, f"frequencies-{number}"), folded=True)
+        yield Grid(ranks_table(result, f"ranks-table-{number}"))
+        yield Grid(frequencies_table(result, f"frequencies-{number}"), folded=True)
 
     return _per_view(comparison, "ranks", make)
 
@@ -193,13 +210,13 @@ def _costs(comparison: Comparison) -> Iterator[Block]:
         if measures:
             yield Drawing(
                 f"costs-{number}", f"{metric.name} against cost",
-                f"{figures.describe_means(result, metric)} What each costs is in the table below.",
+                f"{describe_means(result, metric)} What each costs is in the table below.",
                 "Numbers are trainers, bars the 95 % intervals of their means. Up is better, left is cheaper."
                 if metric.higher_is_better
                 else "Numbers are trainers, bars the 95 % intervals of their means. Down is better, left is cheaper.",
                 partial(draw_costs, measures, result, comparison.trainers, metric),
             )  # fmt: skip
-        yield Grid(tables.costs_table(comparison, result.dataset, f"costs-table-{number}"))
+        yield Grid(costs_table(comparison, result.dataset, f"costs-table-{number}"))
 
     return _per_view(comparison, "costs", make, over_all=False)
 
@@ -238,12 +255,12 @@ def _other_metrics(comparison: Comparison) -> Iterator[Block]:
         for number, result in _views(comparison, metric):
             where = f", {result.dataset or 'over all datasets'}" if len(comparison.datasets) > 1 else ""
             yield Heading(f"metric-{place}-{number}", f"{metric.name}{where}")
-            yield Points(tuple(words.conclude(comparison, result)))
-            yield Grid(tables.trainers_table(comparison, result, f"trainers-{place}-{number}"))
+            yield Points(tuple(conclude(comparison, result)))
+            yield Grid(trainers_table(comparison, result, f"trainers-{place}-{number}"))
             if result.pairs:
-                yield Grid(tables.pairs_table(comparison, result, f"pairs-{place}-{number}"))
+                yield Grid(pairs_table(comparison, result, f"pairs-{place}-{number}"))
             if result.labels:
-                yield Grid(tables.labels_table(comparison, result, f"labels-{place}-{number}"))
+                yield Grid(labels_table(comparison, result, f"labels-{place}-{number}"))
 
 
 def _methods(comparison: Comparison) -> Iterator[Block]:

@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_pdf import PdfPages
@@ -32,7 +33,7 @@ __all__ = [
 
 _UNITS = 72  # of an SVG by matplotlib, in an inch; one is a pixel of the page
 _MEASURED = 100.0  # size at which letters are measured
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib; wider than most, so that measured texts fit in others too
     "svg.fonttype": "none",
     "svg.hashsalt": "nnunetv2_ext",
