@@ -129,6 +129,8 @@ def _open_onnxruntime(path: Path, device: torch.device, threads: int) -> Session
     options.intra_op_num_threads = threads
     providers = ["CUDAExecutionProvider"] * (device.type == "cuda") + ["CPUExecutionProvider"]
     session = onnxruntime.InferenceSession(path, options, providers=providers)
+    if device.type == "cuda" and "CUDAExecutionProvider" not in session.get_providers():
+        raise UserError("onnxruntime cannot use the GPU here, for the reason that it prints: choose --device cpu.")
     name = session.get_inputs()[0].name
     return lambda image: session.run(None, {name: image})[0]
 

@@ -76,7 +76,7 @@ def predict_folder(
     backend = choose_backend(model, backend)
     where = choose_device(backend, device)
     cases, others = find_cases(images, model)
-    cascade = _check_previous(model, previous_stage)
+    cascade = _check_previous(model, previous_stage, checkpoint)
     predictor = load_predictor(
         model,
         backend=backend,
@@ -128,7 +128,7 @@ def _is_model(path: Path) -> bool:
     return path.is_file() or bool(find_graphs(path)) or any(path.glob("fold_*"))
 
 
-def _check_previous(model: TrainedModel, previous_stage: Path | None) -> bool:
+def _check_previous(model: TrainedModel, previous_stage: Path | None, checkpoint: str) -> bool:
     """Return whether the model is a cascade's second stage, and raise unless what is given for the first one fits."""
     wanted = model.planned.previous_stage
     if wanted is None:
@@ -143,7 +143,7 @@ def _check_previous(model: TrainedModel, previous_stage: Path | None) -> bool:
     if not previous_stage.exists():
         raise UserError(f"There is no {previous_stage}: name the predictions or the model of {wanted}.")
     if _is_model(previous_stage):
-        first = read_model(previous_stage)
+        first = read_model(previous_stage, checkpoint=checkpoint)
         if first.configuration != wanted or first.dataset_json["labels"] != model.dataset_json["labels"]:
             raise UserError(
                 f"{previous_stage} is a model of {first.dataset}, {first.configuration} ({first.labels}), and "
