@@ -178,7 +178,7 @@ def test_stock_and_own_trainers_build_from_the_plans(data: PlannedData, simple_m
     manager = PlansManager(plans)
     configuration = manager.get_configuration("3d_fullres")
     for trainer in (nnUNetTrainer, find_trainer(PECA_NET)):
-        with torch.device("meta"):
+        with torch.inference_mode():
             network = trainer.build_network_architecture(manager, configuration, 1, 4, True)
             outputs = network(torch.empty(2, 1, *configuration.patch_size))
         first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
