@@ -39,6 +39,7 @@ def describe_planned_network(
     patch_size: Sequence[int] | None = None,
     batch_size: int | None = None,
     in_float32: bool = False,
+    compiled: bool = False,
 ) -> str:
     """Describe the network that a trainer would build for a dataset's configuration.
 
@@ -50,6 +51,7 @@ def describe_planned_network(
         patch_size: instead of the plan's.
         batch_size: instead of the plan's.
         in_float32: give what is kept for the backward pass in float32 too.
+        compiled: predict a step of the compiled network too.
 
     Raises:
         UserError: for a trainer, dataset, plans or configuration that does not exist.
@@ -73,6 +75,7 @@ def describe_planned_network(
         batch_size=batch_size or settings.batch_size,
         title=f"{planned.folder.name}, {configuration}, {plans_name}",
         in_float32=in_float32,
+        compiled=compiled,
         regions=settings.plans_manager.get_label_manager(planned.dataset_json).has_regions,
     )
 
@@ -87,6 +90,7 @@ def describe_network(
     title: str | None = None,
     in_float32: bool = False,
     regions: bool = False,
+    compiled: bool = False,
 ) -> str:
     """Describe the network that a trainer would build for a geometry.
 
@@ -99,6 +103,7 @@ def describe_network(
         title: what the geometry belongs to.
         in_float32: give what is kept for the backward pass in float32 too.
         regions: whether the classes are regions that may overlap.
+        compiled: predict a step of the compiled network too.
 
     Raises:
         UserError: for an unknown trainer.
@@ -113,7 +118,7 @@ def describe_network(
     def build() -> SegmentationNetwork:
         networks.append(trainer.build_network(geometry, input_channels, num_classes))
         # Finding the cost changes where the tensors are.
-        networks.append(copy.deepcopy(networks[0]))
+        networks.extend(copy.deepcopy(networks[0]) for _ in range(2))
         return networks[-1]
 
     from nnunetv2_ext.architectures.cost import estimate_cost
@@ -140,6 +145,11 @@ def describe_network(
         ("kept for backward", _kept(cost, 1, in_float32)),
         *([("", _kept(cost, batch_size, in_float32, batch_size))] if batch_size is not None else []),
         ("training step", _predict(trainer_name, networks[0], geometry, num_classes, batch_size or 1, regions)),
+        *(
+            [("compiled", _predict(trainer_name, networks[1], geometry, num_classes, batch_size or 1, regions, True))]
+            if compiled
+            else []
+        ),
         *zip(("recipe", "", ""), _describe_recipe(trainer, network), strict=True),
     ]
     if variant is not None:
@@ -171,6 +181,7 @@ def _predict(
     num_classes: int,
     batch_size: int,
     regions: bool,
+    compiled: bool = False,
 ) -> str:
     """Write the memory of a training step, and whether the GPU that is there has it."""
     from nnunetv2_ext.planning.memory import ERROR, GIBIBYTE
@@ -178,7 +189,9 @@ def _predict(
     from nnunetv2_ext.planning.plan import memory_of_card
 
     trained = replace(find_trained_network(trainer_name), make=lambda *_: network)
-    memory = trained.predict(geometry, network.input_channels, num_classes, batch_size, regions=regions)
+    memory = trained.predict(
+        geometry, network.input_channels, num_classes, batch_size, regions=regions, compiled=compiled
+    )
     text = (
         f"about {memory.total / GIBIBYTE:.1f} GB of a GPU with a batch of {batch_size}, of which tensors "
         f"{memory.peak / GIBIBYTE:.1f} GB (predicted, error {ERROR:.0%} or less)"
@@ -229,6 +242,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strides", metavar="A,B,C", type=_stride, nargs="+", help="strides, one entry per pooling")
     parser.add_argument("--batch", metavar="N", type=_count, help="samples per step, instead of the plan's")
     parser.add_argument("--float32", action="store_true", help="what is kept for the backward pass in float32 too")
+    parser.add_argument("--compiled", action="store_true", help="the step of the compiled network too; takes longer")
     parser.add_argument("--channels", type=int, default=1, help="input channels (default: %(default)s)")
     parser.add_argument("--classes", type=int, default=2, help="classes with background (default: %(default)s)")
 
@@ -249,6 +263,7 @@ def run(arguments: argparse.Namespace) -> None:
             num_classes=arguments.classes,
             batch_size=arguments.batch,
             in_float32=in_float32,
+            compiled=arguments.compiled,
         )
     elif arguments.d is not None and arguments.c is not None:
         text = describe_planned_network(
@@ -259,6 +274,7 @@ def run(arguments: argparse.Namespace) -> None:
             patch_size=arguments.patch,
             batch_size=arguments.batch,
             in_float32=in_float32,
+            compiled=arguments.compiled,
         )
     else:
         raise UserError(

@@ -76,6 +76,7 @@ def plan_dataset(
     base_name: str = "nnUNetPlans",
     name: str | None = None,
     overwrite: bool = False,
+    known: dict[Any, StepMemory] | None = None,
 ) -> Planning:
     """Write plans that all of some trainers can afford.
 
@@ -87,6 +88,7 @@ def plan_dataset(
         base_name: plans of nnU-Net whose data are used where they agree; they may be missing.
         name: of the plans; by default the base's with the trainers and the target.
         overwrite: replace plans of that name.
+        known: predictions of earlier calls for the same dataset; those of this one are added.
 
     Raises:
         UserError: for an unknown trainer, dataset or configuration, existing plans, or a target that no patch meets.
@@ -114,7 +116,7 @@ def plan_dataset(
             f"{path} exists: choose another name with --name"
             + (", or write it anew with --overwrite." if name != base_name else ".")
         )
-    affordable = Affordable(networks, target, num_classes=0, regions=False)
+    affordable = Affordable(networks, target, num_classes=0, regions=False, known={} if known is None else known)
     planner = make_planner(base)(folder.name, affordable, name, base, configurations)
     plans = planner.plan_experiment()
     planned = []

@@ -109,6 +109,9 @@ class MemoryPlanner(ExperimentPlanner):
         """Return whether all networks serve a dimension."""
         return all(dims in network.dims for network in self.affordable.networks)
 
+    def _wants(self, dims: int) -> bool:
+        return any((name == "2d") == (dims == 2) for name in self.wanted)
+
     def static_estimate_VRAM_usage(  # noqa: N802
         self,
         patch_size: Sequence[int],
@@ -145,7 +148,7 @@ class MemoryPlanner(ExperimentPlanner):
         given = (spacing, median_shape, identifier, voxels, cache)
         dims = len(spacing)
         self.affordable.exact = identifier != self._lowres or self._last
-        if not self.serves(dims):
+        if not self.serves(dims) or (self.wanted and not self._wants(dims)):
             # It is taken out of the plans afterwards.
             return self._super_plan(given, lambda geometry, channels: True)[0]
         channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
@@ -259,25 +262,24 @@ class MemoryPlanner(ExperimentPlanner):
             dims = 2 if name == "2d" else 3
             if not self.serves(dims):
                 del configurations[name]
+        missing = [name for name in self.wanted if name not in configurations]
+        if missing:
+            raise UserError(
+                f"{self.dataset_name} gets no configuration {missing[0]!r} with this target; there are "
+                f"{', '.join(configurations)}."
+            )
+        kept = set(self.wanted or configurations)
+        if CASCADE in kept:
+            kept |= {"3d_fullres", "3d_lowres"}
+        for name in set(configurations) - kept:
+            del configurations[name]
         self._last = True
         if "3d_lowres" in configurations:
             self._plan_lowres(configurations["3d_lowres"])
         if CASCADE in configurations:
             self._fit_cascade(plans)
-        if self.wanted:
-            kept = set(self.wanted)
-            if CASCADE in kept:
-                kept |= {"3d_fullres", "3d_lowres"}
-            missing = [name for name in self.wanted if name not in configurations]
-            if missing:
-                raise UserError(
-                    f"{self.dataset_name} gets no configuration {missing[0]!r} with this target; there are "
-                    f"{', '.join(configurations)}."
-                )
-            for name in set(configurations) - kept:
-                del configurations[name]
-            if "3d_lowres" in configurations and CASCADE not in configurations:
-                configurations["3d_lowres"].pop("next_stage", None)
+        elif "3d_lowres" in configurations:
+            configurations["3d_lowres"].pop("next_stage", None)
         plans["experiment_planner_used"] = self.base_planner
         plans["planned_for"] = {
             "trainers": [network.name for network in self.affordable.networks],

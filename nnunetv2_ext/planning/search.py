@@ -32,6 +32,7 @@ class Affordable:
         target: GB of the GPU, in units of 2**30 bytes.
         num_classes: channels of the logits.
         regions: whether the classes are regions that may overlap.
+        known: the predictions.
         exact: predict whatever decides; without, what is known of other patches is scaled by the voxels.
     """
 
@@ -40,7 +41,7 @@ class Affordable:
     num_classes: int
     regions: bool
     exact: bool = True
-    _known: dict[tuple, StepMemory] = field(default_factory=dict)
+    known: dict[tuple, StepMemory] = field(default_factory=dict)
     _waste: dict[tuple, float] = field(default_factory=dict)
 
     @property
@@ -55,14 +56,14 @@ class Affordable:
             Refused: if it refuses the sizes.
         """
         key = (network.name, geometry, channels, batch_size)
-        if key not in self._known:
+        if key not in self.known:
             try:
-                self._known[key] = network.predict(
+                self.known[key] = network.predict(
                     geometry, channels, self.num_classes, batch_size, regions=self.regions
                 )
             except ValueError as error:
                 raise Refused(f"{network.name} refuses patch size {geometry.patch_size}: {error}") from error
-        return self._known[key]
+        return self.known[key]
 
     def total(self, geometry: Geometry, channels: int, batch_size: int) -> int:
         """Return the bytes that the most demanding network takes.
@@ -90,7 +91,7 @@ class Affordable:
         voxels = math.prod(geometry.patch_size) * batch_size
         known = [
             (math.prod(patch.patch_size) * batch, memory)
-            for (name, patch, of_channels, batch), memory in self._known.items()
+            for (name, patch, of_channels, batch), memory in self.known.items()
             if (name, patch.spatial_dims, of_channels) == (network.name, geometry.spatial_dims, channels)
         ]
         if not known:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_ext import cli
 from nnunetv2_ext.architectures.geometry import Geometry
@@ -99,15 +100,18 @@ def by_name(planning: Planning) -> dict:
 def test_a_plan_holds_to_the_target_and_its_neighbours_do_not(data: PlannedData) -> None:
     whole = by_name(plan_dataset("801", [PECA_NET], target=8))["3d_fullres"]
     network = find_trained_network(PECA_NET)
-    target = (whole.memory[PECA_NET].total - 1) / GIBIBYTE
+    strides = data.plans(LABELS)["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
+    least = network.predict(Geometry.from_strides(whole.patch_size, strides), 1, whole_classes(data), 2)
+    target = (least.total - 1) / GIBIBYTE
     planning = plan_dataset("801", [PECA_NET], target=target)
     less = by_name(planning)["3d_fullres"]
     assert math.prod(less.patch_size) < math.prod(whole.patch_size)
     assert less.memory[PECA_NET].total <= target * GIBIBYTE
-    planned = data.plans(LABELS, planning.path.stem)["configurations"]["3d_fullres"]
-    strides = planned["architecture"]["arch_kwargs"]["strides"]
-    # nnU-Net's own step: the patch and the network before the last one that it shrank.
-    assert network.predict(Geometry.from_strides(whole.patch_size, strides), 1, 4, 2).total > target * GIBIBYTE
+
+
+def whole_classes(data: PlannedData) -> int:
+    """Count the classes of the dataset, with background."""
+    return len(data.dataset_json(LABELS)["labels"])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +158,7 @@ def test_nnunets_rules_hold(
     assert by_name(planning).keys() == expected
 
 
-def test_data_are_shared_where_they_are_the_same(data: PlannedData) -> None:
+def test_data_are_shared_where_they_are_the_same(data: PlannedData, simple_memory: list[Geometry]) -> None:
     planning = plan_dataset("801", [PECA_NET], target=8)
     base = data.plans(LABELS)["configurations"]
     for name, each in by_name(planning).items():
@@ -168,19 +172,22 @@ def test_data_are_shared_where_they_are_the_same(data: PlannedData) -> None:
     assert planning.unprepared == ["3d_fullres"]
 
 
-def test_stock_and_own_trainers_build_from_the_plans(data: PlannedData) -> None:
+def test_stock_and_own_trainers_build_from_the_plans(data: PlannedData, simple_memory: list[Geometry]) -> None:
     planning = plan_dataset("801", [PECA_NET], target=8, name="Mine")
     plans = json.loads(planning.path.read_text())
-    for trainer_class in (nnUNetTrainer, find_trainer(PECA_NET)):
-        trainer = trainer_class(plans, "3d_fullres", 0, data.dataset_json(LABELS), torch.device("cpu"))
-        trainer.initialize()
-        x = torch.randn(2, 1, *by_name(planning)["3d_fullres"].patch_size)
-        outputs = trainer.network(x)
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration("3d_fullres")
+    for trainer in (nnUNetTrainer, find_trainer(PECA_NET)):
+        with torch.inference_mode():
+            network = trainer.build_network_architecture(manager, configuration, 1, 4, True)
+            outputs = network(torch.empty(2, 1, *configuration.patch_size))
         first = outputs[0] if isinstance(outputs, (list, tuple)) else outputs
-        assert first.shape[2:] == x.shape[2:]
+        assert first.shape == (2, 4, *configuration.patch_size)
 
 
-def test_one_plan_for_all_fits_each(data: PlannedData, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_plan_for_all_fits_each(
+    data: PlannedData, simple_memory: list[Geometry], capsys: pytest.CaptureFixture[str]
+) -> None:
     names = ["nnUNetTrainer", PECA_NET, "nnUNetTrainerDCA"]
     cli.main(["plan", "-d", "801", "--for", *names, "-c", "3d_fullres", "-gpu_memory_target", "8", "--name", "Fair"])
     shown = capsys.readouterr().out
@@ -205,7 +212,7 @@ def test_patches_that_windows_would_pad_are_passed_over(data: PlannedData, simpl
     assert padding_waste(network.build(Geometry.from_strides((128,) * 3, [(2, 2, 2)] * 5), 1, 3)) > MOST_WASTE
 
 
-def test_a_residual_plan_stays_one(data: PlannedData) -> None:
+def test_a_residual_plan_stays_one(data: PlannedData, simple_memory: list[Geometry]) -> None:
     plans = data.plans(LABELS)
     plans |= {"experiment_planner_used": "nnUNetPlannerResEncM", "plans_name": "Res"}
     (data.preprocessed / LABELS / "Res.json").write_text(json.dumps(plans))
@@ -216,7 +223,7 @@ def test_a_residual_plan_stays_one(data: PlannedData) -> None:
     assert written["experiment_planner_used"] == "nnUNetPlannerResEncM"
 
 
-def test_plans_are_never_replaced_unasked(data: PlannedData) -> None:
+def test_plans_are_never_replaced_unasked(data: PlannedData, simple_memory: list[Geometry]) -> None:
     command = ["plan", "-d", "801", "-tr", PECA_NET, "-gpu_memory_target", "8", "-c", "2d"]
     cli.main(command)
     path = data.preprocessed / LABELS / "nnUNetPlans_PECANet_8G.json"
@@ -240,7 +247,9 @@ def test_plans_are_never_replaced_unasked(data: PlannedData) -> None:
         ("is not a size", ["-d", "801", "-tr", PECA_NET, "-gpu_memory_target", "-1"]),
     ],
 )
-def test_bad_input_is_refused_in_one_sentence(data: PlannedData, words: str, arguments: list[str]) -> None:
+def test_bad_input_is_refused_in_one_sentence(
+    data: PlannedData, simple_memory: list[Geometry], words: str, arguments: list[str]
+) -> None:
     target = [] if "-gpu_memory_target" in arguments else ["-gpu_memory_target", "8"]
     refuse(words, "plan", *arguments, *target)
     assert not list((data.preprocessed / LABELS).glob("*_*G.json"))
