@@ -6,7 +6,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -17,6 +17,7 @@ from skimage.measure import approximate_polygon, find_contours
 
 from nnunetv2_ext.comparison.model import CaseFiles, Comparison, Dataset, Result
 from nnunetv2_ext.comparison.report.numbers import format_number, with_unit
+from nnunetv2_ext.comparison.report.slices import choose_slice
 from nnunetv2_ext.comparison.report.svg import fit_text, visible_text
 from nnunetv2_ext.comparison.report.tables import find_metric
 from nnunetv2_ext.comparison.report.theme import LABELS
@@ -151,7 +152,7 @@ def _draw_case(
         image, remark = _read_image(files.images[0], reference), ""
     groups = {label: tuple(int(value) for value in re.findall(r"\d+", label)) for label in dataset.labels}
     scored = [value for values in groups.values() for value in values]
-    cut = _choose_slice(reference, predictions.get(blamed, next(iter(predictions.values()))), scored)
+    cut = choose_slice(reference, predictions.get(blamed, next(iter(predictions.values()))), scored)
     planes = {trainer: cut.apply(labels) for trainer, labels in predictions.items()}
     truth = cut.apply(reference.labels)
     box = _box_around(np.logical_or.reduce([np.isin(plane, scored) for plane in (truth, *planes.values())]))
@@ -184,73 +185,6 @@ def _draw_case(
     remark = f"{cut.describe()} {remark}".strip()
     legend = tuple((dataset.labels[label], colour) for label, colour in colours.items())
     return Picture(name, files.case, "", remark, tuple(panels), legend)
-
-
-@dataclass(frozen=True)
-class _Slice:
-    """One slice of a volume, turned so that the patient's right is on the left and the head, or the front, is up.
-
-    Attributes:
-        axis: across which it lies; None for a picture.
-        index: its number.
-        count: of slices along that axis.
-        rows: axis that runs down.
-        columns: axis that runs to the right.
-        flips: whether rows and columns run backwards.
-        aspect: height of a voxel over its width.
-    """
-
-    axis: int | None
-    index: int
-    count: int
-    rows: int
-    columns: int
-    flips: tuple[bool, bool]
-    aspect: float
-
-    def apply(self, array: np.ndarray) -> np.ndarray:
-        """Return the slice of an array, (rows, columns)."""
-        if self.axis is None:
-            return array
-        plane = np.take(array, self.index, axis=self.axis)
-        plane = plane if self.rows < self.columns else plane.T
-        return plane[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
-
-    def describe(self) -> str:
-        """Say which slice it is."""
-        if self.axis is None:
-            return ""
-        return f"Slice {self.index + 1} of {self.count} along axis {self.axis}, in which the first of them errs most."
-
-
-def _choose_slice(reference: LabelImage, prediction: np.ndarray, scored: Sequence[int]) -> _Slice:
-    """Choose the slice with the most errors, across the axis of the thickest voxels."""
-    labels = reference.labels
-    if labels.ndim == 2:
-        return _Slice(None, 0, 1, 0, 1, (False, False), 1.0)
-    spacing = reference.spacing or (1.0, 1.0, 1.0)
-    placement = reference.grid.placements.get("SimpleITK")
-    # A 3D TIFF has its planes first, and states no position.
-    axis = 0 if placement is None else 2
-    if max(spacing) > 1.5 * sorted(spacing)[1]:
-        axis = int(np.argmax(spacing))
-    wrong = np.isin(labels, scored) | np.isin(prediction, scored)
-    wrong &= labels != prediction
-    others = tuple(other for other in range(3) if other != axis)
-    errors = wrong.sum(axis=others)
-    if not errors.any():
-        errors = np.isin(labels, scored).sum(axis=others)
-    index = int(errors.argmax())
-    if placement is None:
-        rows, columns = others
-        flips = (False, False)
-    else:
-        world = {other: int(np.abs(placement[:3, other]).argmax()) for other in others}
-        columns, rows = sorted(others, key=world.__getitem__)
-        backwards = {other: placement[world[other], other] < 0 for other in others}
-        # mm grow to the patient's left, to the back and to the head; the head is up, the back is down.
-        flips = (bool(backwards[rows] != (world[rows] == 2)), bool(backwards[columns]))
-    return _Slice(axis, index, labels.shape[axis], rows, columns, flips, spacing[rows] / spacing[columns])
 
 
 def _read_prediction(path: Path, reference: LabelImage) -> np.ndarray:
