@@ -53,7 +53,7 @@ def find_cases(draw: Draw, deviation: float, alpha: float, studies: int) -> int:
 def main() -> None:
     """Simulate, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=1000, metavar="N", help="studies per number (default: 1000)")
+    parser.add_argument("--studies", type=int, default=400, metavar="N", help="studies per number (default: 400)")
     studies = parser.parse_args().studies
     rows = [
         (

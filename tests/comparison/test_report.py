@@ -130,7 +130,10 @@ def test_strange_names_are_one_cell_of_markdown_each(strange: Path) -> None:
 
 
 def test_strange_names_are_one_cell_of_latex_each(strange: Path) -> None:
-    text = "\n".join(line.removesuffix("%") for line in read(strange, "tables.tex").splitlines() if line[:1] != "%")
+    lines = read(strange, "tables.tex").splitlines()
+    assert lines[0].startswith("% Needs ")
+    # What makes wide tables smaller is the template's own.
+    text = "\n".join(re.sub(r"\\resizebox.*", "{", line) for line in lines[1:])
     for name in STRANGE:
         assert escape_latex(name) in text
     without = re.sub(r"\\[{}$&#%_\\]|\\text\w+\{\}", "", text)
