@@ -212,8 +212,8 @@ class MemoryPlanner(ExperimentPlanner):
         names = ", ".join(network.name for network in self.affordable.networks)
         return (
             f"No patch of {identifier.removeprefix(self.plans_identifier + '_')} meets {self.affordable.target:g} GB "
-            f"with {names}: even patch {size_text(geometry.patch_size)} with a batch of {LEAST_BATCH} takes {needed:.1f} "
-            "GB; give a larger -gpu_memory_target."
+            f"with {names}: even patch {size_text(geometry.patch_size)} with a batch of {LEAST_BATCH} takes "
+            f"{needed:.1f} GB; give a larger -gpu_memory_target."
         )
 
     def save_plans(self, plans: dict[str, Any]) -> None:
