@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nnunetv2
 import torch
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.planning.memory import GIBIBYTE, StepMemory
 from nnunetv2_ext.planning.networks import find_trained_network
-from nnunetv2_ext.planning.planner import make_planner
+from nnunetv2_ext.planning.planner import MemoryPlanner
 from nnunetv2_ext.planning.search import Affordable
 from nnunetv2_ext.plans.configuration import read_configuration
 from nnunetv2_ext.plans.dataset import read_planned_dataset
@@ -117,7 +120,7 @@ def plan_dataset(
             + (", or write it anew with --overwrite." if name != base_name else ".")
         )
     affordable = Affordable(networks, target, num_classes=0, regions=False, known={} if known is None else known)
-    planner = make_planner(base)(folder.name, affordable, name, base, configurations)
+    planner = _make_planner(base)(folder.name, affordable, name, base, configurations)
     plans = planner.plan_experiment()
     planned = []
     dataset_json = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
@@ -139,6 +142,24 @@ def plan_dataset(
         )
     unprepared = [each.configuration for each in planned if not (folder / each.data_identifier).is_dir()]
     return Planning(path, target, planned, unprepared, planner.notes)
+
+
+def _make_planner(base: dict[str, Any] | None) -> type[MemoryPlanner]:
+    """Return the planner: over the one of nnU-Net's that made the base plans, so that its network stays theirs."""
+    if base is None:
+        return MemoryPlanner
+    name = base["experiment_planner_used"]
+    found: Any = recursive_find_python_class(
+        os.path.join(nnunetv2.__path__[0], "experiment_planning"), name, "nnunetv2.experiment_planning"
+    )
+    if found is None:
+        raise UserError(
+            f"The plans {base['plans_name']} were made by {name}, which is no planner of nnU-Net: name plans after -p "
+            "that one of nnU-Net's planners made."
+        )
+    if found is ExperimentPlanner:
+        return MemoryPlanner
+    return type("MemoryPlanner", (MemoryPlanner, found), {"base_planner": name})
 
 
 def _read_base(dataset: str, base_name: str) -> tuple[Path, dict[str, Any] | None]:

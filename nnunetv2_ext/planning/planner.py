@@ -15,14 +15,14 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
+from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.io.files import whole_file
+from nnunetv2_ext.planning.candidates import find_data, geometry_of, geometry_of_plan, size_text
 from nnunetv2_ext.planning.memory import GIBIBYTE
-from nnunetv2_ext.planning.networks import TrainedNetwork
 from nnunetv2_ext.planning.search import MOST_WASTE, Affordable, Refused
 
-__all__ = ["CASCADE", "LEAST_BATCH", "MemoryPlanner", "make_planner"]
+__all__ = ["CASCADE", "LEAST_BATCH", "MemoryPlanner"]
 
 CASCADE = "3d_cascade_fullres"
 LEAST_BATCH = 2
@@ -30,33 +30,6 @@ LEAST_BATCH = 2
 SMALLEST_EDGE = 8
 # A patch that wastes less is taken if it has at least this share of the largest one's voxels.
 LEAST_SHARE = 0.5
-# Keys in which two configurations must agree to share preprocessed data.
-_DATA_KEYS = (
-    *("preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm"),
-    *("resampling_fn_data", "resampling_fn_seg", "resampling_fn_data_kwargs", "resampling_fn_seg_kwargs"),
-)
-
-
-def geometry_of(patch_size: Sequence[int], class_name: str, arguments: dict[str, Any], imports: Iterable[str]) -> Any:
-    """Return the geometry of a candidate of nnU-Net's planner, as a plan with it would be read."""
-    per_stage = arguments.get("n_conv_per_stage", arguments.get("n_blocks_per_stage"))
-    stages = len(arguments["strides"])
-    return Geometry(
-        patch_size=tuple(int(size) for size in patch_size),
-        strides=arguments["strides"],
-        kernel_sizes=arguments["kernel_sizes"],
-        features=arguments["features_per_stage"],
-        n_conv_per_stage=(per_stage,) * stages if isinstance(per_stage, int) else tuple(per_stage or ()),
-        network=PlannedNetwork(class_name, dict(arguments), tuple(imports)),
-    )
-
-
-def geometry_of_plan(plan: dict[str, Any]) -> Geometry:
-    """Return the geometry of a configuration that nnU-Net's planner made."""
-    network = plan["architecture"]
-    return geometry_of(
-        plan["patch_size"], network["network_class_name"], network["arch_kwargs"], network["_kw_requires_import"]
-    )
 
 
 class MemoryPlanner(ExperimentPlanner):
@@ -166,7 +139,8 @@ class MemoryPlanner(ExperimentPlanner):
         plan = self._fill(given, plan, fits, channels)
         geometry = geometry_of_plan(plan)
         plan["batch_size"] = self.affordable.largest_batch(geometry, channels, LEAST_BATCH, int(plan["batch_size"]))
-        plan["data_identifier"] = self._find_data(plan) or identifier
+        transpose = [int(axis) for axis in self.determine_transpose()[0]]
+        plan["data_identifier"] = find_data(plan, transpose, self.base) or identifier
         return plan
 
     def _grow(
@@ -223,25 +197,12 @@ class MemoryPlanner(ExperimentPlanner):
 
         other, _ = self._super_plan(given, fills, geometry.patch_size)
         found = geometry_of_plan(other)
-        old, new = _size(geometry.patch_size), _size(found.patch_size)
+        old, new = size_text(geometry.patch_size), size_text(found.patch_size)
         if math.prod(found.patch_size) < least or self.affordable.waste(found, channels) > MOST_WASTE:
             self.notes.append(f"{given[2]}: windows pad patch {old} by {waste:.0%}; no smaller patch is better.")
             return plan
         self.notes.append(f"{given[2]}: patch {old} fits too, but windows pad it by {waste:.0%}; {new} is taken.")
         return other
-
-    def _find_data(self, plan: dict[str, Any]) -> str | None:
-        """Return where the base plans have the same data preprocessed, or None."""
-        if self.base is None or self.base["transpose_forward"] != [int(axis) for axis in self.determine_transpose()[0]]:
-            return None
-        mine = {key: plan[key] for key in _DATA_KEYS}
-        recursive_fix_for_json_export(mine)
-        for configuration in self.base["configurations"].values():
-            if all(key in configuration for key in _DATA_KEYS) and "data_identifier" in configuration:
-                theirs = {key: configuration[key] for key in _DATA_KEYS}
-                if json.loads(json.dumps(mine)) == theirs:
-                    return configuration["data_identifier"]
-        return None
 
     def _describe_failure(self, geometry: Geometry, channels: int, identifier: str) -> str:
         try:
@@ -251,8 +212,8 @@ class MemoryPlanner(ExperimentPlanner):
         names = ", ".join(network.name for network in self.affordable.networks)
         return (
             f"No patch of {identifier.removeprefix(self.plans_identifier + '_')} meets {self.affordable.target:g} GB "
-            f"with {names}: even patch {_size(geometry.patch_size)} with a batch of {LEAST_BATCH} takes {needed:.1f} "
-            "GB; give a larger -gpu_memory_target."
+            f"with {names}: even patch {size_text(geometry.patch_size)} with a batch of {LEAST_BATCH} takes "
+            f"{needed:.1f} GB; give a larger -gpu_memory_target."
         )
 
     def save_plans(self, plans: dict[str, Any]) -> None:
@@ -319,35 +280,3 @@ class MemoryPlanner(ExperimentPlanner):
         self._extra_channels = 0
         cascade = plans["configurations"][CASCADE]
         cascade.update({key: own[key] for key in ("patch_size", "batch_size", "architecture")})
-
-
-def make_planner(base: dict[str, Any] | None) -> type[MemoryPlanner]:
-    """Return the planner: over the one of nnU-Net's that made the base plans, so that its network stays theirs."""
-    if base is None:
-        return MemoryPlanner
-    from os.path import join
-
-    import nnunetv2
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    name = base["experiment_planner_used"]
-    found: Any = recursive_find_python_class(
-        join(nnunetv2.__path__[0], "experiment_planning"), name, "nnunetv2.experiment_planning"
-    )
-    if found is None:
-        raise UserError(
-            f"The plans {base['plans_name']} were made by {name}, which is no planner of nnU-Net: name plans after -p "
-            "that one of nnU-Net's planners made."
-        )
-    if found is ExperimentPlanner:
-        return MemoryPlanner
-    return type("MemoryPlanner", (MemoryPlanner, found), {"base_planner": name})
-
-
-def _size(values: Sequence[int]) -> str:
-    return " x ".join(str(int(value)) for value in values)
-
-
-def describe_networks(networks: Sequence[TrainedNetwork]) -> str:
-    """Name trainers in a sentence."""
-    return ", ".join(network.name for network in networks)
