@@ -39,6 +39,8 @@ _TEMPLATES = {
     "predict.sh": "predict.sh",
     "README.md": "README.md",
 }
+# Where torch's builds for the CPU are.
+_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # What the laptop of the challenge runs, which has no GPU.
 _LAPTOP_TEMPLATES = {"Dockerfile.laptop": "Dockerfile"}
 _EDITIONS = {flare21.NAME: flare21.LABELS, flare22.NAME: flare22.ORGANS, flare23.NAME: flare23.LABELS}
@@ -88,8 +90,8 @@ def submit_flare(
         output, kind="an earlier build context", holds=("Dockerfile", "predict.sh", "model"), overwrite=overwrite
     )
     if laptop:
-        for package in ("onnx", "onnxscript", "onnxruntime", "openvino"):
-            require_package(package)
+        for needed in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+            require_package(needed)
     pins, remarks = pinned_requirements(also=("openvino",) if laptop else (), without_gpu=laptop)
     with whole_folder(output) as folder:
         (folder / "model").mkdir()
@@ -116,7 +118,8 @@ def submit_flare(
             "mirroring": "yes" if mirroring else "no",
             "step_size": str(step_size),
             "limits": "-m 8G" if laptop else '--gpus "device=0" -m 28G',
-            "index": ' --extra-index-url "$TORCH_INDEX"' if laptop else "",
+            "index": f" --extra-index-url {_TORCH_INDEX}" if laptop else "",
+            "torch_index": _TORCH_INDEX,
             "computes": (
                 "It computes on the CPU, with OpenVINO."
                 if laptop
