@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ __all__ = ["MEMORY_GIB", "require_memory", "write_graphs"]
 
 # Of the challenge's `docker container run -m 8G`.
 MEMORY_GIB = 8.0
+# What Python, torch, OpenVINO and the system's loader say where there is no more.
+_OF_MEMORY = re.compile(r"alloc|memory|map segment", re.IGNORECASE)
 
 
 def write_graphs(model: TrainedModel, folder: Path) -> None:
@@ -46,7 +49,8 @@ def require_memory(folder: Path, model: TrainedModel, memory: float = MEMORY_GIB
     Raises:
         UserError: if the window cannot be computed.
     """
-    options = ["--model", str(folder), "--load-only", "--memory", f"{memory:g}"]
+    # Absolute, because the process is started elsewhere.
+    options = ["--model", str(folder.resolve()), "--load-only", "--memory", f"{memory:g}"]
     command = [sys.executable, "-m", "nnunetv2_ext.submission.predict", *options]
     # The parent of the package, so that the process finds it wherever it is started.
     package = Path(__file__).resolve().parents[2]
@@ -54,6 +58,11 @@ def require_memory(folder: Path, model: TrainedModel, memory: float = MEMORY_GIB
     if done.returncode:
         said = done.stderr.strip().splitlines()
         reason = f" ({said[-1][:200].rstrip('.')})" if said else ""
+        # A process that the system ends has a negative code.
+        if done.returncode > 0 and not _OF_MEMORY.search(done.stderr):
+            raise UserError(
+                f"The files for OpenVINO cannot be used{reason}: export the model, and try it with predict."
+            )
         window = " x ".join(map(str, model.window))
         raise UserError(
             f"A window of {model.configuration} ({window} voxels) cannot be computed in {memory:g} GB of memory, which "

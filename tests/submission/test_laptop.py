@@ -15,6 +15,8 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.inference.checkpoints import read_checkpoints
 from nnunetv2_ext.submission import flare, laptop
 from nnunetv2_ext.submission.flare import submit_flare
 from nnunetv2_ext.submission.requirements import pinned_requirements
@@ -82,6 +84,17 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(
         *("submit", "flare", "--laptop", "--model", str(folder), "--team", "team", "-o", str(tmp_path / "context")),
     )
     assert not (tmp_path / "context").exists()
+
+
+def test_files_that_cannot_be_used_are_not_called_too_large(
+    make_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be named relative to where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "graphs").mkdir()
+    model = read_checkpoints(make_model(configuration="2d"))
+    with pytest.raises(UserError, match=r"^The files for OpenVINO cannot be used \(error: .*/graphs holds no model"):
+        laptop.require_memory(Path("graphs"), model)
 
 
 def test_pins_without_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
