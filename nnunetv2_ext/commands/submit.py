@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flare.add_argument("-step_size", metavar="SHARE", type=float, default=0.5, help=text)
     text = "keep sums of windows in main memory: less GPU memory, more time"
     flare.add_argument("--not_on_device", action="store_true", help=text)
+    text = "for the tasks without a GPU: OpenVINO on the CPU, in 8 GB of memory"
+    flare.add_argument("--laptop", action="store_true", help=text)
     flare.add_argument("--overwrite", action="store_true", help="replace an earlier build context")
 
     text = "Write a folder for a model hub: weights without traces of their training, and a model card."
@@ -75,6 +77,7 @@ def _run_flare(arguments: argparse.Namespace) -> None:
         mirroring=arguments.mirroring,
         step_size=arguments.step_size,
         not_on_device=arguments.not_on_device,
+        laptop=arguments.laptop,
         overwrite=arguments.overwrite,
     )
     print(

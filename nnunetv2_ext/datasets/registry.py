@@ -65,6 +65,7 @@ DATASETS = (
     Dataset("FLARE21", "flare21", 621, ("split",), ("FLARE2021",)),
     Dataset("FLARE22", "flare22", 622, (), ("FLARE2022",)),
     Dataset("FLARE23", "flare23", 623, ("cases",), ("FLARE2023",)),
+    Dataset("PancancerCT", "pancancer_ct", 625, (), ("PancancerCTSeg", "FLARE24-T1")),
     Dataset("Synapse", "synapse", 617, ("organs",), ("BTCV",)),
     Dataset("ACDC", "acdc", 627),
     Dataset("BrainTumour", "brain_tumour", 601, (), ("MSD01", "Task01", "Tumor")),

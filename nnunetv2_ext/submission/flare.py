@@ -21,10 +21,11 @@ import nnunetv2_ext
 from nnunetv2_ext.datasets import flare21, flare22, flare23
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.labels import read_dataset_json, same_classes
-from nnunetv2_ext.inference.backends import load_predictor
+from nnunetv2_ext.inference.backends import load_predictor, require_package
 from nnunetv2_ext.inference.checkpoints import CHECKPOINT, export_model, read_checkpoints
 from nnunetv2_ext.inference.trained import TrainedModel
 from nnunetv2_ext.io.files import prepare_output, whole_folder
+from nnunetv2_ext.submission.laptop import require_memory, write_graphs
 from nnunetv2_ext.submission.predict import ENDING
 from nnunetv2_ext.submission.requirements import pinned_requirements
 
@@ -38,6 +39,10 @@ _TEMPLATES = {
     "predict.sh": "predict.sh",
     "README.md": "README.md",
 }
+# Where torch's builds for the CPU are.
+_TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
+# What the laptop of the challenge runs, which has no GPU.
+_LAPTOP_TEMPLATES = {"Dockerfile.laptop": "Dockerfile"}
 _EDITIONS = {flare21.NAME: flare21.LABELS, flare22.NAME: flare22.ORGANS, flare23.NAME: flare23.LABELS}
 
 
@@ -51,6 +56,7 @@ def submit_flare(
     mirroring: bool = False,
     step_size: float = 0.5,
     not_on_device: bool = False,
+    laptop: bool = False,
     overwrite: bool = False,
 ) -> tuple[TrainedModel, list[str]]:
     """Write a folder from which `docker build` makes the image that FLARE wants.
@@ -64,6 +70,7 @@ def submit_flare(
         mirroring: average over mirrored images at test time.
         step_size: of the sliding window, as a share of the patch.
         not_on_device: keep the sums of windows in main memory instead of the GPU's.
+        laptop: for the tasks without a GPU: OpenVINO instead of torch's network, 8 GB, and no CUDA in the image.
         overwrite: replace an earlier build context.
 
     Returns:
@@ -82,11 +89,20 @@ def submit_flare(
     prepare_output(
         output, kind="an earlier build context", holds=("Dockerfile", "predict.sh", "model"), overwrite=overwrite
     )
-    pins, remarks = pinned_requirements()
+    if laptop:
+        for needed in ("onnx", "onnxscript", "onnxruntime", "openvino"):
+            require_package(needed)
+    pins, remarks = pinned_requirements(also=("openvino",) if laptop else (), without_gpu=laptop)
     with whole_folder(output) as folder:
         (folder / "model").mkdir()
         exported = export_model(model, folder / "model", folds=folds, checkpoint=checkpoint)
         _check_model(folder / "model", exported)
+        remarks = [*_remark_on_model(folder / "model", exported), *remarks]
+        if laptop:
+            shutil.rmtree(folder / "model")
+            (folder / "model").mkdir()
+            write_graphs(exported, folder / "model")
+            require_memory(folder / "model", exported)
         options = [f" --step-size {step_size}", *([" --mirroring"] if mirroring else [])]
         options += [" --not-on-device"] if not_on_device else []
         values = {
@@ -101,15 +117,24 @@ def submit_flare(
             "labels": exported.labels,
             "mirroring": "yes" if mirroring else "no",
             "step_size": str(step_size),
+            "limits": "-m 8G" if laptop else '--gpus "device=0" -m 28G',
+            "index": f" --extra-index-url {_TORCH_INDEX}" if laptop else "",
+            "torch_index": _TORCH_INDEX,
+            "computes": (
+                "It computes on the CPU, with OpenVINO."
+                if laptop
+                else "Without a GPU it computes on the CPU, and says so in its first lines."
+            ),
         }
-        for template, name in _TEMPLATES.items():
+        templates = {**_TEMPLATES, **_LAPTOP_TEMPLATES} if laptop else _TEMPLATES
+        for template, name in templates.items():
             text = files(nnunetv2_ext).joinpath("submission", "templates", template).read_text(encoding="utf-8")
             (folder / name).write_text(Template(text).substitute(values), encoding="utf-8")
         (folder / "predict.sh").chmod(0o755)
         (folder / "requirements.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
         package = Path(nnunetv2_ext.__file__).parent
         shutil.copytree(package, folder / "nnunetv2_ext", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    return exported, [*_remark_on_model(output / "model", exported), *remarks]
+    return exported, remarks
 
 
 def _check_model(folder: Path, exported: TrainedModel) -> None:

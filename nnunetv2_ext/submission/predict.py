@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.inference.backends import choose_backend, choose_device, load_predictor
 from nnunetv2_ext.inference.cases import Case
@@ -67,6 +69,16 @@ def predict_folder(predictor: nnUNetPredictor, inputs: Path, outputs: Path) -> l
     return failures + predict_cases(predictor, cases, outputs)
 
 
+def _limit_memory(gibibytes: float) -> None:
+    """Let this process take no more addresses; Windows has no such limit."""
+    try:
+        import resource
+    except ImportError:
+        return
+    limit = int(gibibytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nnunetv2_ext.submission.predict", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder that `nnUNetv2_ext submit flare` wrote")
@@ -76,7 +88,9 @@ def _build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--mirroring", action="store_true", help="average over mirrored images: 4 or 8 times the time")
     text = "keep sums of windows in main memory: less GPU memory, more time"
     parser.add_argument("--not-on-device", action="store_true", help=text)
-    parser.add_argument("--load-only", action="store_true", help="load the model and end: for the build of an image")
+    text = "load the model, compute a window and end: for the build of an image"
+    parser.add_argument("--load-only", action="store_true", help=text)
+    parser.add_argument("--memory", metavar="GIB", type=float, help="take no more addresses than this, where possible")
     return parser
 
 
@@ -86,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     if not parsed.load_only and (parsed.inputs is None or parsed.outputs is None):
         parser.error("--inputs and --outputs are needed")
+    if parsed.memory is not None:
+        _limit_memory(parsed.memory)
     start = time.perf_counter()
     try:
         model = read_model(parsed.model)
@@ -101,6 +117,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             allow_tqdm=sys.stderr.isatty(),
         )
         print(f"Loaded the model in {time.perf_counter() - start:.1f} s; device: {device}", flush=True)
+        if parsed.load_only:
+            with torch.inference_mode():
+                predictor.network.to(device)(torch.zeros(1, model.planned.input_channels, *model.window, device=device))
         failures = [] if parsed.load_only else predict_folder(predictor, parsed.inputs, parsed.outputs)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error

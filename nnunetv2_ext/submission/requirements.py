@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -15,6 +15,8 @@ from nnunetv2_ext.errors import UserError
 __all__ = ["pinned_requirements"]
 
 DISTRIBUTION = "nnunetv2_ext"
+# How the names of distributions begin that torch's CUDA build brings along.
+_OF_CUDA = ("nvidia-", "cuda-", "triton")
 
 
 def _needed(requirement: Requirement) -> Iterator[Requirement]:
@@ -49,11 +51,15 @@ def _pin(name: str, distribution: importlib.metadata.Distribution) -> tuple[str,
     return f"{name}=={version.public}", remark
 
 
-def pinned_requirements(root: str = DISTRIBUTION) -> tuple[list[str], list[str]]:
+def pinned_requirements(
+    root: str = DISTRIBUTION, *, also: Sequence[str] = (), without_gpu: bool = False
+) -> tuple[list[str], list[str]]:
     """Give the lines of a requirements file for everything that a distribution needs, itself excluded.
 
     Args:
         root: name of an installed distribution.
+        also: further installed distributions, which are pinned too, with what they need.
+        without_gpu: pin torch's build for the CPU, and leave out what only its CUDA build needs.
 
     Returns:
         The lines, sorted, and remarks on those that are not what is installed here.
@@ -61,12 +67,12 @@ def pinned_requirements(root: str = DISTRIBUTION) -> tuple[list[str], list[str]]
     Raises:
         UserError: if something is not installed.
     """
-    pins, remarks, seen, open_ = {}, [], set(), [Requirement(root)]
+    pins, remarks, seen, open_ = {}, [], set(), [Requirement(name) for name in (root, *also)]
     while open_:
         requirement = open_.pop()
         name = canonicalize_name(requirement.name)
         key = name, frozenset(requirement.extras)
-        if key in seen:
+        if key in seen or (without_gpu and name.startswith(_OF_CUDA)):
             continue
         seen.add(key)
         try:
@@ -75,6 +81,8 @@ def pinned_requirements(root: str = DISTRIBUTION) -> tuple[list[str], list[str]]
             raise UserError(f"{requirement.name} is not installed: install {DISTRIBUTION} again with pip.") from error
         if name not in pins and name != canonicalize_name(root):
             pins[name], remark = _pin(name, distribution)
+            if without_gpu and name == "torch":
+                pins[name], remark = f"torch=={Version(distribution.version).public}+cpu", None
             remarks += [remark] if remark is not None else []
         open_ += _needed(requirement)
     return sorted(pins.values()), sorted(remarks)

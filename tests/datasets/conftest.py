@@ -70,6 +70,7 @@ MINIATURES = {
     "FLARE23": Miniature(
         lambda folder: trees.flare23(folder, range(1, 4), (2, 3)), 3, 1, ((flare23, "CASES", range(1, 4)),)
     ),
+    "PancancerCT": Miniature(lambda folder: trees.pancancer_ct(folder, range(3)), 3, 0),
     "Synapse": Miniature(trees.synapse, 30, 1),
     "Synapse 8": Miniature(trees.synapse, 30, 1, options={"organs": "8"}),
     "ACDC": Miniature(lambda folder: trees.acdc(folder, PATIENTS), 6, 2, ((acdc, "PATIENTS", PATIENTS),)),

@@ -13,6 +13,8 @@ import SimpleITK as sitk
 from PIL import Image
 
 from nnunetv2_ext import cli
+from nnunetv2_ext.datasets import pancancer_ct
+from nnunetv2_ext.errors import UserError
 from tests.datasets import trees
 
 pytestmark = pytest.mark.usefixtures("_threads")
@@ -281,3 +283,24 @@ class TestCommandLine:
             cli.main(["convert", "GlaS", "-i", str(source)])
         monkeypatch.delenv("nnUNet_raw")
         refuse(folders, source, "GlaS", "nnUNet_raw is not set")
+
+
+def test_pancancer_ct_pairs_by_names(tmp_path: Path) -> None:
+    """Labels without their image, no labels at all, and no lesion in any."""
+    folder = trees.pancancer_ct(tmp_path, range(2))
+    source = pancancer_ct.collect(folder)
+    assert [case.name for case in source.cases] == ["lesion_00000", "lesion_00001"]
+    assert "1 image without a label: not used." in source.remarks
+    assert pancancer_ct.examine({"a": {1: 2.0}, "b": {}}) == [
+        "1 label without a lesion: protocol lesion counts false positives there."
+    ]
+    with pytest.raises(UserError, match="No label of PancancerCT has a lesion"):
+        pancancer_ct.examine({"a": {}})
+    (image,) = folder.rglob("lesion_00001_0000.nii.gz")
+    image.unlink()
+    with pytest.raises(UserError, match=r"lesion_00001\.nii\.gz has no image lesion_00001_0000\.nii\.gz in"):
+        pancancer_ct.collect(folder)
+    for label in folder.rglob("lesion_0000?.nii.gz"):
+        label.unlink()
+    with pytest.raises(UserError, match=r"has no label CASE\.nii\.gz beside images"):
+        pancancer_ct.collect(folder)

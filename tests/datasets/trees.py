@@ -78,6 +78,19 @@ def flare22(folder: Path, numbers: Iterable[int]) -> Path:
     return folder
 
 
+def pancancer_ct(folder: Path, numbers: Iterable[int]) -> Path:
+    """The last of the cases has no lesion, and one image has no label; how the folders are called does not matter."""
+    *_, last = numbers
+    for number in numbers:
+        write_ct(
+            folder / "PancancerCTSeg" / "images" / f"lesion_{number:05d}_0000.nii.gz",
+            folder / "PancancerCTSeg" / "labels" / f"lesion_{number:05d}.nii.gz",
+            *(number, (), 0 if number == last else 1),
+        )
+    write_volume(folder / "unlabelled" / "other_00001_0000.nii.gz", np.zeros(VOLUME, dtype=np.int16))
+    return folder
+
+
 def flare23(folder: Path, numbers: Iterable[int], complete: Iterable[int]) -> Path:
     """Labels have all organs in the complete cases, otherwise the liver and a tumour."""
     for number in numbers:

@@ -5,6 +5,8 @@ cd "$$(dirname "$$0")"
 
 # Compiling the network takes longer than it saves on a few cases, and needs a C compiler.
 export nnUNet_compile=f
+# Memory that threads have given back is taken again by others, instead of by new arenas of their own.
+export MALLOC_ARENA_MAX=2
 # Nothing is asked of the network; the weights are in model.
 export HF_HUB_OFFLINE=1
 
