@@ -18,7 +18,7 @@ tokens, c inner channels of a dual-attention block.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -536,6 +536,12 @@ class DATransUNet(SegmentationNetwork):
     def parameters_without_weight_decay(self) -> set[str]:
         """Name the position table, and the scale and shift parameters: biases, norms, factors of the attentions."""
         return norms_biases_and_tables(self) | {"embedding.position"}
+
+    def parts_to_compile(self) -> Sequence[Callable[..., Any]]:
+        """Return the residual units, the transformer's layers, of both of which most are equal, and the decoder."""
+        units = (unit for block in self.stem.blocks for unit in block)
+        modules = (*units, self.embedding, *self.transformer.layers, *self.decoder.levels)
+        return tuple(module.forward for module in modules)
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each resolution of the stem, and one for the transformer."""

@@ -529,6 +529,7 @@ class DANIE(SegmentationNetwork):
         for name in ("drop_rate", "drop_path_rate"):
             check_rate(name, self.backbone_settings.get(name, 0))
         self.widths = tuple(widths)
+        self.checkpointing = checkpointing
         if self_attention:
             self.sap = _make_self_attention(
                 backbone,
@@ -584,6 +585,21 @@ class DANIE(SegmentationNetwork):
         """Name ES's lambda, the calibration, and the backbone's layer scales and tables or maps of positions."""
         learned = re.compile(r"\.(es\.scale|calibration|gamma|rel_pos\.mlp\..*|relative_position_bias_table)$")
         return {name for name, _ in self.named_parameters() if learned.search(name)}
+
+    def parts_to_compile(self) -> Sequence[Callable[..., Any]]:
+        """Return timm's convolutions and attentions, those of a stage equal, and the stages of HAP and the decoder."""
+        if self.checkpointing:
+            return ()
+        modules: list[nn.Module] = list(self.decoder.blocks)
+        if hasattr(self, "hap"):
+            modules += [self.hap.embedding, *self.hap.stages]
+        if hasattr(self, "sap"):
+            stages = (getattr(self.sap, f"stages_{number}") for number in range(len(STRIDES)))
+            modules += [
+                self.sap.stem,
+                *(part for stage in stages for block in stage.blocks for part in block.children()),
+            ]
+        return tuple(module.forward for module in modules)
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each stage of the two encoders."""

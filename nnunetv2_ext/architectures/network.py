@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -75,6 +75,10 @@ class SegmentationNetwork(nn.Module, ABC):
     def parameters_without_weight_decay(self) -> set[str]:
         """Name the parameters that an optimiser must not decay."""
         return set()
+
+    def parts_to_compile(self) -> Sequence[Callable[..., Any]]:
+        """Return methods of modules that a trainer compiles one by one, equal ones once; none: the network at once."""
+        return ()
 
     @abstractmethod
     def describe_stages(self) -> list[dict[str, Any]]:

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.geometry import Geometry, stage_grids
 from nnunetv2_ext.architectures.layers import nd
 from nnunetv2_ext.architectures.layers.dropout import apply_rate, draw_mask
+from nnunetv2_ext.architectures.layers.precision import as_factor
 from nnunetv2_ext.architectures.layers.rates import check_rate
 from nnunetv2_ext.architectures.layers.recompute import checkpoint, is_captured, recompute
 from nnunetv2_ext.architectures.network import SegmentationNetwork
@@ -331,7 +332,8 @@ class ParallelInteraction(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = checkpoint(self._attend, x) if self.checkpointing else self._attend(x)
-        return x + self.mix(self.dropout(self.convs(x)))
+        # In the precision of products from here on: both convolutions, the sum, and what `mix` reads.
+        return x + self.mix(self.dropout(self.convs(as_factor(x))))
 
     def _attend(self, x: Tensor) -> Tensor:
         # In half precision the attention would learn nothing: softmax values over N tokens are near 1 / N, below fp16's
@@ -361,7 +363,11 @@ class EncoderStage(nn.Module):
             block.attention.initialise_as_encoder()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.downsample(x))
+        x = _precise(self.downsample(x))
+        if not is_captured():
+            # As every block leaves it: a compiler takes blocks of one precision and one memory layout for equal.
+            x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+        return self.blocks(x)
 
 
 class DecoderStage(nn.Module):
@@ -614,6 +620,15 @@ class PECANet(SegmentationNetwork):
             if isinstance(module, norms):
                 names |= {f"{prefix}.{name}" for name, _ in module.named_parameters()}
         return names
+
+    def parts_to_compile(self) -> Sequence[Callable[..., Any]]:
+        """Return the PIMs, of which those of one resolution are equal, and what runs at full resolution."""
+        stages = (*self.encoder.stages, *self.decoder.stages)
+        return (
+            *(block.forward for stage in stages for block in stage.blocks),
+            self.decoder.input_skip.forward,
+            self.decoder._predict,
+        )
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Give one row for each encoder stage."""

@@ -19,6 +19,7 @@ from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TRAINERS
 from nnunetv2_ext.plans.configuration import PlannedConfiguration, read_configuration, read_geometry
+from nnunetv2_ext.trainers.compilation import compile_parts
 from nnunetv2_ext.trainers.logs import CurvesMixin
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
 from nnunetv2_ext.trainers.schedule import WarmUpPolyLRScheduler
@@ -123,8 +124,9 @@ class nnUNetTrainerExt(CurvesMixin, SeedMixin, nnUNetTrainer):
         return {**cls.network_class.settings_from_plan(geometry), **cls.network_settings}
 
     def initialize(self) -> None:
-        """Initialise as nnU-Net does, then log the network as it was built."""
+        """Initialise as nnU-Net does, compile in parts a network that has them, and log it as it was built."""
         super().initialize()
+        self._compile_in_parts()
         settings = self.resolve_settings(read_geometry(self.configuration_manager))
         parameters = sum(parameter.numel() for parameter in self.network.parameters())
         self.print_to_log_file(f"{self.network_class.__name__}: {parameters:,} parameters, settings {settings}")
@@ -144,6 +146,20 @@ class nnUNetTrainerExt(CurvesMixin, SeedMixin, nnUNetTrainer):
         optimizer = optimizer_class([group for group in groups if group["params"]], self.initial_lr, **options)
         warm_up_epochs = self.recipe.warm_up_epochs(self.num_epochs)
         return optimizer, WarmUpPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warm_up_epochs)
+
+    def _compile_in_parts(self) -> None:
+        """Compile the parts that a network names, in the place of the whole, where nnU-Net has compiled that."""
+        network = self._plain_network()
+        wrapped = self.network.module if self.is_ddp else self.network
+        if wrapped is network or not (parts := network.parts_to_compile()):
+            return
+        compile_parts(parts)
+        # What nnU-Net has wrapped is compiled at the first call, which does not come.
+        if self.is_ddp:
+            self.network.module = network
+        else:
+            self.network = network
+        self.print_to_log_file(f"Compiled in {len(parts)} parts, equal ones once.")
 
     def _plain_network(self) -> SegmentationNetwork:
         """Return the network without the wrappers of distributed training and of torch.compile."""

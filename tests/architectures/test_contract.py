@@ -183,10 +183,12 @@ class TestAnyNetwork:
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
     def test_half_precision_is_finite(self, entry: TrainerEntry, plan: Plan, dtype: torch.dtype) -> None:
         network = self.build(entry, plan).train()
-        with torch.autocast("cpu", dtype=dtype):
-            outputs = as_list(network(10 * torch.randn(2, 2, *network.patch_size)))
-        loss = sum(output.float().square().mean() for output in outputs)
-        loss.backward()
+        # In bfloat16 oneDNN gives uninitialised memory as the gradient of a 3D kernel larger than its map (torch 2.13).
+        with torch.backends.mkldnn.flags(enabled=dtype is not torch.bfloat16):
+            with torch.autocast("cpu", dtype=dtype):
+                outputs = as_list(network(10 * torch.randn(2, 2, *network.patch_size)))
+            loss = sum(output.float().square().mean() for output in outputs)
+            loss.backward()
         assert loss.isfinite()
         assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
