@@ -108,7 +108,7 @@ class _Once:
         if code == STOPPED or (self.asked and code != 0):
             self.attempts = self.attempts.stopped(after)
             self._keep_attempts()
-            self._say(f"was stopped after epoch {after}" if after >= 0 else "was stopped before its first epoch")
+            self._say(f"was stopped after epoch {after}" if after >= 0 else "was stopped before an epoch was complete")
             if self.attempts.given_up:
                 self._say(f"is given up: {self.attempts.why}")
                 return 1
