@@ -225,7 +225,8 @@ def test_a_controller_that_is_away_harms_no_training(cluster: Cluster, monkeypat
     check_every_epoch_once(cluster.bench, trainings=2)
 
 
-def test_cancel_ends_this_experiment_alone_and_it_can_go_on(cluster: Cluster) -> None:
+def test_cancel_ends_this_experiment_alone_and_it_can_go_on(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "4")
     cluster.write()
     foreign = cluster.slurm.ask("sbatch", "--parsable", "--output=/dev/null", "--chdir=/tmp", "--wrap", "sleep 60")
     cluster.run()
