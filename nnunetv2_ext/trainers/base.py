@@ -40,6 +40,7 @@ class nnUNetTrainerExt(CurvesMixin, SeedMixin, nnUNetTrainer):
         only_dims: dimensions that it serves, if they are fewer than the network's.
     """
 
+    network: Any  # as nnU-Net wraps it
     network_class: ClassVar[type[SegmentationNetwork]]
     network_settings: ClassVar[Mapping[str, Any]] = {}
     recipe: ClassVar[Recipe] = NNUNET

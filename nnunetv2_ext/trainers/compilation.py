@@ -28,7 +28,9 @@ def compile_parts(parts: Sequence[Callable[..., Any]], **options: Any) -> None:
     """
     compiled: dict[Hashable, Callable[..., Any]] = {}
     for part in parts:
+        assert isinstance(part, types.MethodType), f"{part} is not a method of an object"
         module, function = part.__self__, part.__func__
+        assert isinstance(module, nn.Module), f"{part} is not bound to a module"
         key = (function, repr(module), _shapes(module))
         if key not in compiled:
             # torch counts the variants (training or not, batch sizes) that it has compiled of one code object, and
@@ -41,7 +43,7 @@ def compile_parts(parts: Sequence[Callable[..., Any]], **options: Any) -> None:
                 function.__closure__,
             )
             own.__kwdefaults__ = function.__kwdefaults__
-            compiled[key] = torch.compile(own, fullgraph=True, dynamic=False, **options)
+            compiled[key] = torch.compile(own, dynamic=False, **options)
         setattr(module, function.__name__, functools.partial(compiled[key], module))
 
 
