@@ -27,6 +27,7 @@ def compile_parts(parts: Sequence[Callable[..., Any]], **options: Any) -> None:
         options: further arguments of `torch.compile`.
     """
     compiled: dict[Hashable, Callable[..., Any]] = {}
+    part: Any
     for part in parts:
         module, function = part.__self__, part.__func__
         key = (function, repr(module), _shapes(module))
