@@ -363,11 +363,8 @@ class EncoderStage(nn.Module):
             block.attention.initialise_as_encoder()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _precise(self.downsample(x))
-        if not is_captured():
-            # As every block leaves it: a compiler takes blocks of one precision and one memory layout for equal.
-            x = x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
-        return self.blocks(x)
+        # float32 in every block, the first one too: a compiler takes blocks of one precision for equal.
+        return self.blocks(_precise(self.downsample(x)))
 
 
 class DecoderStage(nn.Module):

@@ -27,6 +27,7 @@ def compile_parts(parts: Sequence[Callable[..., Any]], **options: Any) -> None:
         options: further arguments of `torch.compile`.
     """
     compiled: dict[Hashable, Callable[..., Any]] = {}
+    part: Any
     for part in parts:
         assert isinstance(part, types.MethodType), f"{part} is not a method of an object"
         module, function = part.__self__, part.__func__
