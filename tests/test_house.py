@@ -142,3 +142,16 @@ def test_an_arrow_that_runs_up_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path
         module.parent.mkdir(exist_ok=True)
         module.write_text(line)
         assert upward(module) == ["weights/module.py imports trainers"]
+
+
+def test_docstrings_begin_as_the_house_writes_them() -> None:
+    """`Return`, `Describe` or `Check`, as in scikit-learn, and none of what stood there before."""
+    avoided = ("Give ", "Gives ", "Say ", "Says ", "Tell ", "Tells ")
+    found = [
+        f"{path.relative_to(ROOT)}:{node.body[0].lineno}"
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        and (ast.get_docstring(node) or "").startswith(avoided)
+    ]
+    assert found == []

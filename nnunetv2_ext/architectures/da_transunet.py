@@ -544,7 +544,7 @@ class DATransUNet(SegmentationNetwork):
         return tuple(module.forward for module in modules)
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each resolution of the stem, and one for the transformer."""
+        """Return one row for each resolution of the stem, and one for the transformer."""
         stem, transformer = self.stem, self.transformer
         width = stem.root.out_channels
         rows = [("root", 2, width, 1, "none")]

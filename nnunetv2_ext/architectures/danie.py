@@ -362,7 +362,7 @@ class JointPreservation(nn.Module):
         return self.block(torch.cat([recompute(self._preserve, s, h), *previous], dim=1))
 
     def _preserve(self, s: Tensor | None, h: Tensor | None) -> Tensor:
-        """Give e_k of equation 10; a stream without ES or EH goes in as it is."""
+        """Return e_k of equation 10; a stream without ES or EH goes in as it is."""
         preserved = [
             stream if step is None else step(stream)
             for stream, step in ((s, self.es), (h, self.eh))
@@ -602,7 +602,7 @@ class DANIE(SegmentationNetwork):
         return tuple(module.forward for module in modules)
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each stage of the two encoders."""
+        """Return one row for each stage of the two encoders."""
         window = tuple(size // STRIDES[-1] for size in self.padded_size)
         return [
             {

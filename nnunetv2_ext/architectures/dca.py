@@ -328,7 +328,7 @@ class MapUpdate(nn.Module):
         return self.activation(x).reshape(shape)
 
     def _update_with_statistics(self, feature: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the batch's statistics too, without touching the norm's state: a momentum of 1 hands them out whole."""
+        """Return the batch's statistics too, and leave the norm's state: a momentum of 1 hands them out whole."""
         norm = self.norm
         mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
         x = self._add_interpolated(feature, coarse)
@@ -337,7 +337,7 @@ class MapUpdate(nn.Module):
 
 
 def _fitting_heads(name: str, wanted: int | Sequence[int], channels: Sequence[int]) -> tuple[int, ...]:
-    """Give the heads per stage: one number is lowered where it does not divide, one for each stage must divide."""
+    """Return the heads per stage: one number is lowered where it does not divide, one for each stage must divide."""
     total = sum(channels)
     if isinstance(wanted, int):
         if wanted < 1:

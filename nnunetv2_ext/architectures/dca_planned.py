@@ -30,7 +30,7 @@ _WHERE_TO_FIND_THE_ENCODER = ("key_to_encoder", "key_to_stem", "keys_to_in_proj"
 
 
 def _default_network(geometry: Geometry) -> PlannedNetwork:
-    """Give the network that nnU-Net's default planner would name for a geometry that comes without one."""
+    """Return the network that nnU-Net's default planner would name for a geometry that comes without one."""
     dims = geometry.spatial_dims
     return PlannedNetwork(
         class_name="dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -170,7 +170,7 @@ class DCAPlannedNetwork(SegmentationNetwork):
         }
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each stage of the encoder."""
+        """Return one row for each stage of the encoder."""
         n_dca, n_stages = len(self.dca.channels), len(self.grids)
         return [
             {

@@ -170,7 +170,7 @@ class PairedAttention(nn.Module):
 
 
 def _precise(table: Tensor) -> Tensor:
-    """Give a parameter of a network in half precision as float32, and any other as it is."""
+    """Return a parameter of a network in half precision as float32, and any other as it is."""
     return table.float() if table.dtype in (torch.float16, torch.bfloat16) else table
 
 
@@ -628,7 +628,7 @@ class PECANet(SegmentationNetwork):
         )
 
     def describe_stages(self) -> list[dict[str, Any]]:
-        """Give one row for each encoder stage."""
+        """Return one row for each encoder stage."""
         rows = []
         for number, stage in enumerate(self.encoder.stages, start=1):
             down, attention = stage.downsample[0], stage.blocks[0].attention

@@ -107,7 +107,7 @@ def _memory(costs: Sequence[Costs], reference: str) -> list[Finding]:
 def find_record_findings(
     trainer: str, dataset: str, folds: Sequence[int], records: Sequence[TrainingRecord]
 ) -> list[Finding]:
-    """Say what the records of one training leave open.
+    """Describe what the records of one training leave open.
 
     Args:
         trainer: its name.
@@ -150,7 +150,7 @@ def find_record_findings(
 
 
 def find_general_findings() -> list[Finding]:
-    """Say what holds for every comparison of trainings that nnU-Net made."""
+    """Describe what holds for every comparison of trainings that nnU-Net made."""
     return [
         Finding(
             "seed",

@@ -36,7 +36,7 @@ def list_values(values: Mapping[str, Any]) -> str:
 def find_case_findings(
     scores: Sequence[Score], dataset: Dataset, metrics: Sequence[Metric], trainers: Sequence[str]
 ) -> list[Finding]:
-    """Say which cases and labels of a dataset are compared, and which are not.
+    """Describe which cases and labels of a dataset are compared, and which are not.
 
     Args:
         scores: all of the dataset.
@@ -98,7 +98,7 @@ def _splits(scores: Sequence[Score], dataset: Dataset, trainers: Sequence[str]) 
 
 
 def _undefined(scores: Sequence[Score], dataset: Dataset, metric: Metric) -> list[Finding]:
-    """Say where a score is not defined, and for whom."""
+    """Describe where a score is not defined, and for whom."""
     cases = set(dataset.cases)
     nowhere: dict[tuple[str, str], list[bool]] = {}
     for score in scores:
@@ -134,7 +134,7 @@ def _undefined(scores: Sequence[Score], dataset: Dataset, metric: Metric) -> lis
 
 
 def find_size_findings(datasets: Sequence[Dataset]) -> list[Finding]:
-    """Say where numbers are few."""
+    """Describe where numbers are few."""
     findings = []
     for dataset in datasets:
         if len(dataset.cases) < FEW_CASES:

@@ -38,7 +38,7 @@ def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
 
 
 def collect(folder: Path) -> Source:
-    """Say what the dataset is made of.
+    """Describe the dataset.
 
     Args:
         folder: the unpacked download.

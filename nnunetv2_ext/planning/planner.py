@@ -268,7 +268,7 @@ class MemoryPlanner(ExperimentPlanner):
         plan.update(self.get_plans_for_configuration(plan["spacing"], shape, self._lowres, self._voxels(plan), {}))
 
     def _fit_cascade(self, plans: dict[str, Any]) -> None:
-        """Give the cascade, whose input has the previous stage's labels too, its own sizes if it needs them."""
+        """Plan sizes of its own for the cascade, whose input has more channels, if it needs them."""
         full = plans["configurations"]["3d_fullres"]
         channels = len(full["normalization_schemes"]) + self.one_hot_channels
         geometry = geometry_of_plan(full)

@@ -89,7 +89,7 @@ def _check_pattern(pattern: str) -> None:
 
 
 def _pair(predictions: Path, images: Path) -> dict[int, tuple[Path, Path]]:
-    """Give the prediction and the image of each test case, by its number."""
+    """Return the prediction and the image of each test case, by its number."""
     numbers = list(CHALLENGE_TEST)
     if not predictions.is_dir():
         raise UserError(f"There is no folder {predictions} of predictions: check its name.")

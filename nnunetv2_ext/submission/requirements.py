@@ -20,7 +20,7 @@ _OF_CUDA = ("nvidia-", "cuda-", "triton")
 
 
 def _needed(requirement: Requirement) -> Iterator[Requirement]:
-    """Give what a distribution needs in this environment, with the extras that are asked of it."""
+    """Return what a distribution needs in this environment, with the extras that are asked of it."""
     extras = ("", *requirement.extras)
     for text in importlib.metadata.requires(requirement.name) or ():
         found = Requirement(text)
@@ -35,7 +35,7 @@ def _origin(distribution: importlib.metadata.Distribution) -> dict[str, str] | N
 
 
 def _pin(name: str, distribution: importlib.metadata.Distribution) -> tuple[str, str | None]:
-    """Give the line for pip, and what its user should know."""
+    """Return the line for pip, and what its user should know."""
     origin, version = _origin(distribution), Version(distribution.version)
     if origin is not None and "vcs_info" in origin:
         vcs = origin["vcs_info"]
@@ -54,7 +54,7 @@ def _pin(name: str, distribution: importlib.metadata.Distribution) -> tuple[str,
 def pinned_requirements(
     root: str = DISTRIBUTION, *, also: Sequence[str] = (), without_gpu: bool = False
 ) -> tuple[list[str], list[str]]:
-    """Give the lines of a requirements file for everything that a distribution needs, itself excluded.
+    """Return the lines of a requirements file for everything that a distribution needs, itself excluded.
 
     Args:
         root: name of an installed distribution.

@@ -125,7 +125,7 @@ class CurvesMixin(SafeStopMixin):
         return [by_number[number] for number in self.label_manager.foreground_labels]
 
     def _tell_sinks(self, what: str, tell: Any) -> None:
-        """Tell each sink something; one that fails, as a server out of reach, does not end the training."""
+        """Send something to each sink; one that fails, as a server out of reach, does not end the training."""
         for name, sink in self._sinks.items():
             try:
                 tell(sink)

@@ -59,7 +59,7 @@ def _unit(block: int, unit: int) -> str:
 
 
 def authors_name(name: str) -> str:
-    """Give the name that the authors' code has for a tensor of `DATransUNet`."""
+    """Return the name that the authors' code has for a tensor of `DATransUNet`."""
     return rename(name, _RENAMED)
 
 
@@ -117,7 +117,7 @@ _THIRDS = ("query", "key", "value")
 
 
 def resize_positions(grid: tuple[int, ...]) -> Callable[[Tensor, Size], Tensor]:
-    """Give a function that drops the class token of a position table and resizes the rest, a square, to a grid.
+    """Return a function that drops the class token of a position table and resizes the rest, a square, to a grid.
 
     The interpolation is linear and keeps corners at corners, as the authors' is.
     """
@@ -132,7 +132,7 @@ def resize_positions(grid: tuple[int, ...]) -> Callable[[Tensor, Size], Tensor]:
 
 
 def imagenet_weights(network: DATransUNet) -> ImageNetWeights:
-    """Say which tensors of a network start from the hybrid vision transformer that the authors start from.
+    """Describe which tensors of a network start from the hybrid vision transformer that the authors start from.
 
     These are all but the dual-attention blocks and the decoder. timm fits the first convolution to the input's channels
     (the planes in turn, scaled by 3 / channels); a single channel is repeated to three and needs none of it.

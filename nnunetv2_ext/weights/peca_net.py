@@ -53,7 +53,7 @@ _RENAMED = compile_rules(
 
 
 def authors_name(name: str) -> str:
-    """Give the name that the authors' code has for a tensor of `PECANet` or of one of its modules."""
+    """Return the name that the authors' code has for a tensor of `PECANet` or of one of its modules."""
     return rename(name, _RENAMED)
 
 

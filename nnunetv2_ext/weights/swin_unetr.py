@@ -37,7 +37,7 @@ _RENAMED = compile_rules(
 
 
 def authors_name(name: str) -> str:
-    """Give the name that MONAI and the authors of RecA have for a tensor of `SwinUNETR`."""
+    """Return the name that MONAI and the authors of RecA have for a tensor of `SwinUNETR`."""
     return rename(name, _RENAMED)
 
 

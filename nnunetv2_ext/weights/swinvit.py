@@ -54,7 +54,7 @@ class FittedEncoder:
     left_out: tuple[str, ...]
 
     def sentences(self, origin: Path) -> list[str]:
-        """Tell people, for a log."""
+        """Describe in a sentence what was done, for a log."""
         lines = [
             f"Self-supervised weights from {origin}: {len(self.tensors)} tensors set, {len(self.fresh)} as "
             f"initialised, {len(self.left_out)} of the file's without a place here."

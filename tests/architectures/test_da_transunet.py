@@ -162,7 +162,7 @@ def small_network(**changes) -> DATransUNet:
 
 
 def plain_and_recurrent(prepare, **changes) -> tuple[Tensor, Tensor]:
-    """Give the tokens of the two networks with the same weights, which `prepare` changes first."""
+    """Return the tokens of the two networks with the same weights, which `prepare` changes first."""
     recurrent, plain = small_network(reca=True, **changes).eval(), small_network(reca=False, **changes).eval()
     torch.manual_seed(1)
     with torch.no_grad():

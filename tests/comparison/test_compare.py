@@ -61,7 +61,7 @@ def compare(results: Path, tmp_path: Path) -> Compare:
 
 
 def finding(comparison: dict[str, Any], *words: str) -> str:
-    """Give the one sentence among the findings that has all these words."""
+    """Return the one sentence among the findings that has all these words."""
     (found,) = [sentence for sentence in comparison["findings"] if all(word in sentence for word in words)]
     return found
 

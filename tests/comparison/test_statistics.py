@@ -34,7 +34,7 @@ def continuous() -> np.ndarray:
 
 
 def with_ties() -> np.ndarray:
-    """Give scores of few different values, so that cases and differences are tied and some are zero."""
+    """Return scores of few different values, so that cases and differences are tied and some are zero."""
     return np.round(10 * np.random.default_rng(2).beta(8, 2, (60, 4))) / 10
 
 

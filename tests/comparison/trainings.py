@@ -13,7 +13,7 @@ DATASET = "Dataset001_Heart"
 
 
 def entry(case: str, dice: dict[str, float | None]) -> dict[str, Any]:
-    """Give the entry of a case in summary.json, for the Dice of each label (None: absent on both sides)."""
+    """Return the entry of a case in summary.json, for the Dice of each label (None: absent on both sides)."""
     metrics = {}
     for label, value in dice.items():
         tp = 0 if value is None else round(1000 * value)

@@ -75,7 +75,7 @@ def exported(planned_data: PlannedData, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def cascade(nnunet_folders: PlannedData, tmp_path: Path) -> Callable[[], tuple[Path, Path]]:
-    """Give a function that writes the models of both stages of a cascade."""
+    """Return a function that writes the models of both stages of a cascade."""
 
     def make() -> tuple[Path, Path]:
         configurations = copy.deepcopy(nnunet_folders.plans(LABELS)["configurations"])

@@ -19,7 +19,7 @@ TRAINER = "nnUNetTrainerDCA_2epochs"
 
 @pytest.fixture
 def make_model(nnunet_folders: PlannedData, tmp_path: Path) -> Callable[..., Path]:
-    """Give a function that writes a model's folder."""
+    """Return a function that writes a model's folder."""
 
     def make(
         dataset: str = LABELS,
@@ -46,7 +46,7 @@ def make_model(nnunet_folders: PlannedData, tmp_path: Path) -> Callable[..., Pat
 
 @pytest.fixture
 def inputs(planned_data: PlannedData, tmp_path: Path) -> Path:
-    """Give two images as the challenge hands them over."""
+    """Return two images as the challenge hands them over."""
     folder = tmp_path / "inputs"
     folder.mkdir()
     for case, image in enumerate(sorted((planned_data.raw / LABELS / "imagesTr").glob("*_0000.nii.gz"))[:2]):

@@ -21,7 +21,7 @@ NUMBERS = range(61, 81)
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
-    """Give 20 predictions with all organs, and their images."""
+    """Return 20 predictions with all organs, and their images."""
     predictions, images = tmp_path / "predictions", tmp_path / "Testing" / "img"
     for number in NUMBERS:
         trees.write_ct(

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 
 def planned_predictor(data: PlannedData, dataset: str, configuration: str, **changes) -> SimpleNamespace:
-    """Give what the export asks of a predictor: no network is needed to turn logits into labels."""
+    """Return what the export asks of a predictor: no network is needed to turn logits into labels."""
     plans = copy.deepcopy(data.plans(dataset))
     if "resampling" in changes:
         settings = {"resampling_fn_probabilities": changes.pop("resampling"), "resampling_fn_probabilities_kwargs": {}}

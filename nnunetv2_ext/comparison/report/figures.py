@@ -265,7 +265,7 @@ def _draw_axis_of_ranks(rows: _Rows, count: int) -> None:
 
 
 def describe_differences(pairs: Sequence[Pair], metric: Metric) -> str:
-    """Say in words what `draw_differences` shows."""
+    """Describe in words what `draw_differences` shows."""
     shown = [
         f"{pair.a} minus {pair.b}: {format_signed(pair.difference, metric)}"
         f" (95 % interval {format_signed(pair.ci95[0], metric)} to {format_signed(pair.ci95[1], metric)})"
@@ -276,7 +276,7 @@ def describe_differences(pairs: Sequence[Pair], metric: Metric) -> str:
 
 
 def describe_means(result: Result, metric: Metric) -> str:
-    """Say in words what the means and the ranges of the cases are."""
+    """Describe in words what the means and the ranges of the cases are."""
     parts = []
     for summary in result.summaries:
         values = [value for value in result.values.get(summary.trainer, ()) if math.isfinite(value)]

@@ -43,7 +43,7 @@ class Slice:
         return plane[tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)]
 
     def describe(self) -> str:
-        """Say which slice it is."""
+        """Name the slice."""
         if self.axis is None:
             return ""
         return f"Slice {self.index + 1} of {self.count} along axis {self.axis}, in which the first of them errs most."

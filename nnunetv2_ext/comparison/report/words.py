@@ -123,7 +123,7 @@ def limits(comparison: Comparison, result: Result) -> list[str]:
 
 
 def _plan(pair: Pair, metric: Metric, result: Result) -> str:
-    """Say how many cases a study would need to see one point, where the pair was not told apart."""
+    """Describe how many cases a study would need to see one point, where the pair was not told apart."""
     deviation = _deviation(pair, result)
     if deviation is None or _differs(pair):
         return ""
