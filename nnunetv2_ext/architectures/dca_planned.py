@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.dca import DCA, choose_token_stage
-from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork, stage_grids
+from nnunetv2_ext.architectures.geometry import Geometry, default_network, stage_grids
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 
 __all__ = ["WRAPPED_NETWORKS", "DCAPlannedNetwork"]
@@ -27,31 +27,6 @@ __all__ = ["WRAPPED_NETWORKS", "DCAPlannedNetwork"]
 # Networks whose forward pass is decoder(encoder(x)), with one skip for each stage.
 WRAPPED_NETWORKS = ("PlainConvUNet", "ResidualEncoderUNet")
 _WHERE_TO_FIND_THE_ENCODER = ("key_to_encoder", "key_to_stem", "keys_to_in_proj", "key_to_lpe")
-
-
-def _default_network(geometry: Geometry) -> PlannedNetwork:
-    """Return the network that nnU-Net's default planner would name for a geometry that comes without one."""
-    dims = geometry.spatial_dims
-    return PlannedNetwork(
-        class_name="dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        arguments={
-            "n_stages": geometry.n_stages,
-            "features_per_stage": geometry.features,
-            "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-            "kernel_sizes": geometry.kernel_sizes,
-            "strides": geometry.strides,
-            "n_conv_per_stage": geometry.n_conv_per_stage,
-            "n_conv_per_stage_decoder": (2,) * (geometry.n_stages - 1),
-            "conv_bias": True,
-            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        imports=("conv_op", "norm_op", "dropout_op", "nonlin"),
-    )
 
 
 def _build(class_name: str, arguments: Mapping[str, Any], imports: Sequence[str], **further: Any) -> nn.Module:
@@ -160,7 +135,7 @@ class DCAPlannedNetwork(SegmentationNetwork):
         The network is the one that the plan names. Its skips go through DCA down to the stage that has nearest to 784
         positions, in ratio; that stage's size is the token grid.
         """
-        planned = geometry.network or _default_network(geometry)
+        planned = geometry.network or default_network(geometry)
         return {
             "patch_size": geometry.patch_size,
             "planned_class": planned.class_name,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Geometry", "PlannedNetwork", "halving_stride", "stage_grids"]
+__all__ = ["Geometry", "PlannedNetwork", "default_network", "halving_stride", "stage_grids"]
 
 DEFAULT_BASE_FEATURES = 32
 MAX_FEATURES = {2: 512, 3: 320}
@@ -158,3 +158,28 @@ def stage_grids(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
 def halving_stride(grid: Sequence[int]) -> tuple[int, ...]:
     """Return the stride of one more level below a grid: 2 along axes that are even and have four positions at least."""
     return tuple(2 if size % 2 == 0 and size >= 4 else 1 for size in grid)
+
+
+def default_network(geometry: Geometry) -> PlannedNetwork:
+    """Return the network that nnU-Net's default planner would name for a geometry that comes without one."""
+    dims = geometry.spatial_dims
+    return PlannedNetwork(
+        class_name="dynamic_network_architectures.architectures.unet.PlainConvUNet",
+        arguments={
+            "n_stages": geometry.n_stages,
+            "features_per_stage": geometry.features,
+            "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
+            "kernel_sizes": geometry.kernel_sizes,
+            "strides": geometry.strides,
+            "n_conv_per_stage": geometry.n_conv_per_stage,
+            "n_conv_per_stage_decoder": (2,) * (geometry.n_stages - 1),
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        },
+        imports=("conv_op", "norm_op", "dropout_op", "nonlin"),
+    )

@@ -11,7 +11,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import nn
 
-from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
+from nnunetv2_ext.architectures.geometry import Geometry, default_network
 from nnunetv2_ext.architectures.layers.window_attention import WindowLayout
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import BASELINE
@@ -20,7 +20,7 @@ from nnunetv2_ext.trainers import find_own_trainer, find_trainer
 from nnunetv2_ext.trainers.names import parse_name
 from nnunetv2_ext.trainers.recipes import NNUNET, Recipe
 
-__all__ = ["TrainedNetwork", "default_network", "find_trained_network", "padding_waste"]
+__all__ = ["TrainedNetwork", "find_trained_network", "padding_waste"]
 
 
 @dataclass(frozen=True)
@@ -108,29 +108,6 @@ def _build_planned(geometry: Geometry, input_channels: int, num_classes: int) ->
         allow_init=False,
         deep_supervision=True,
     )
-
-
-def default_network(geometry: Geometry) -> PlannedNetwork:
-    """Return the network that nnU-Net's planner names for these sizes."""
-    dims, stages = geometry.spatial_dims, geometry.n_stages
-    arguments = {
-        "n_stages": stages,
-        "features_per_stage": geometry.features,
-        "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-        "kernel_sizes": geometry.kernel_sizes,
-        "strides": geometry.strides,
-        "n_conv_per_stage": geometry.n_conv_per_stage,
-        "n_conv_per_stage_decoder": [2] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dims}d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    class_name = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
-    return PlannedNetwork(class_name, arguments, ("conv_op", "norm_op", "dropout_op", "nonlin"))
 
 
 def padding_waste(network: nn.Module) -> float:

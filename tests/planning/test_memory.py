@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.geometry import Geometry, default_network
 from nnunetv2_ext.planning.cuda import CudaSemantics
 from nnunetv2_ext.planning.memory import CUBLAS_BYTES, Ledger, predict_step
-from nnunetv2_ext.planning.networks import default_network, find_trained_network
+from nnunetv2_ext.planning.networks import find_trained_network
 from nnunetv2_ext.trainers.recipes import NNUNET, TRANSFORMER
 from tests.narrow import narrow_networks
 
