@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,6 +56,9 @@ def require_package(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError as error:
+        if find_spec(name) is not None:
+            # As a library of it for which there is no memory.
+            raise UserError(f"{name} is installed and cannot be loaded ({error}): install it again.") from error
         raise UserError(
             f"{name} is not installed: install it with `pip install {name}`, or this package with its extra "
             f"[{_EXTRAS[name]}]."
