@@ -111,10 +111,10 @@ def test_info_of_a_plan(nnunet_folders: PlannedData, capsys: pytest.CaptureFixtu
     ("words", "arguments"),
     [
         (
-            "no trainer nnUNetTrainerPECANet_2epoch (did you mean nnUNetTrainerPECANet_2epochs?",
+            "no trainer nnUNetTrainerPECANet_2epoch: did you mean nnUNetTrainerPECANet_2epochs?",
             ["-tr", f"{TRAINER}_2epoch"],
         ),
-        ("needs a planned dataset", ["-tr", TRAINER]),
+        ("name a planned dataset", ["-tr", TRAINER]),
         ("axis 2 has 130 voxels", ["-tr", TRAINER, "--patch", "64", "128", "130", "--strides", "2,2,2", "2,2,2"]),
         ("There is no folder for dataset 77", ["-tr", TRAINER, "-d", "77", "-c", "2d"]),
         ("have no configuration '3d'; there are 2d, 3d_fullres", ["-tr", TRAINER, "-d", "801", "-c", "3d"]),

@@ -242,7 +242,7 @@ def test_plans_are_never_replaced_unasked(data: PlannedData, simple_memory: list
         ("does not serve 3d_fullres", ["-d", "801", "-tr", "nnUNetTrainerSwinUNet", "-c", "3d_fullres"]),
         ("gets no configuration '3d_lowres'", ["-d", "801", "-tr", PECA_NET, "-c", "3d_lowres"]),
         ("has not looked at dataset 899 yet", ["-d", "899", "-tr", PECA_NET]),
-        ("no trainer nnUNetTrainerPECA ", ["-d", "801", "-tr", "nnUNetTrainerPECA"]),
+        ("no trainer nnUNetTrainerPECA:", ["-d", "801", "-tr", "nnUNetTrainerPECA"]),
         ("There is no file", ["-d", "801", "-tr", PECA_NET, "-p", "Missing"]),
         ("is not a size", ["-d", "801", "-tr", PECA_NET, "-gpu_memory_target", "-1"]),
     ],
