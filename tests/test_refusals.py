@@ -13,7 +13,7 @@ from nnunetv2_ext.cli import main
 
 ROOT = Path(nnunetv2_ext.__file__).parent
 # The types that end a command as one sentence; each is a UserError.
-TYPES = {"UserError", "WeightsError", "DemoError", "DiskFullError"}
+TYPES = {"UserError", "WeightsError", "DemoError", "DiskFullError", "ControllerAwayError"}
 # What is at hand is said in words, or the remedy is another function's sentence.
 COMPLETED_ELSEWHERE = ("_room_sentence(", "ran full during ")
 
@@ -45,7 +45,7 @@ def test_each_says_what_is_wrong_and_what_to_do() -> None:
     for where, text in found:
         if any(part in text for part in COMPLETED_ELSEWHERE):
             continue
-        assert text.endswith("."), f"{where} is no sentence: {text}"
+        assert text.endswith((".", "?")), f"{where} is no sentence: {text}"
         assert ": " in text or "; " in text or "? " in text, f"{where} names no remedy: {text}"
 
 

@@ -92,7 +92,8 @@ def _compare(arguments: argparse.Namespace) -> Comparison:
     if arguments.predictions is None and arguments.ref is None and all(trainings):
         return compare_trainings(arguments.tr, arguments.d, arguments.c, plans=arguments.p, folds=arguments.f, **how)
     raise UserError(
-        "compare needs trainings (-d, -c and -tr), or folders of predictions (--predictions and -ref), not both."
+        "compare takes one of two things: give trainings (-d, -c and -tr), or folders of predictions "
+        "(--predictions and -ref)."
     )
 
 

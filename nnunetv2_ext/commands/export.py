@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the files, and print how they compare with torch."""
     if (arguments.m is None) == (None in (arguments.d, arguments.c, arguments.tr)):
-        raise UserError("Name the trained model either by -d, -c and -tr, or with -m.")
+        raise UserError("Which trained model is meant is open: name it by -d, -c and -tr, or with -m.")
     from nnunetv2_ext.inference.checkpoints import read_checkpoints
     from nnunetv2_ext.inference.export import export_graphs
     from nnunetv2_ext.inference.models import find_result

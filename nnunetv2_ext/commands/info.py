@@ -64,7 +64,8 @@ def describe_planned_network(
     if patch_size is not None:
         if len(patch_size) != geometry.spatial_dims:
             raise UserError(
-                f"--patch has {len(patch_size)} numbers, and {configuration} has {geometry.spatial_dims} axes."
+                f"--patch has {len(patch_size)} numbers, and {configuration} has {geometry.spatial_dims} axes: give "
+                "one number per axis."
             )
         geometry = replace(geometry, patch_size=tuple(patch_size))
     return describe_network(

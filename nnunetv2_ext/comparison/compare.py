@@ -77,7 +77,7 @@ def compare_trainings(
         _add_dataset(found, dataset, trainings, folds, wanted, scoring, to_score, reference)
     if not found.datasets:
         first = found.missing[0]
-        raise UserError(f"There is no finished training to compare. {first.what} Make it with `{first.command}`.")
+        raise UserError(f"There is no finished training to compare: {first.what} Make it with `{first.command}`.")
     found.findings += find_general_findings()
     return _whole(found, tuple(names), wanted, reference)
 
@@ -244,7 +244,10 @@ def _add_scores(
     cases, labels = set.intersection(*own), set.intersection(*keys)
     for common, kind in ((cases, "case"), (labels, "label")):
         if not common:
-            raise UserError(f"{', '.join(trainers)} have no {kind} on {name} in common, so they cannot be compared.")
+            raise UserError(
+                f"{', '.join(trainers)} have no {kind} on {name} in common: compare trainings "
+                "of the same cases and labels."
+            )
     names: dict[str, str] = {}
     path = next((path for path in dataset_jsons if path.is_file()), None)
     if path is not None:

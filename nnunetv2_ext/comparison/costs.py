@@ -49,7 +49,8 @@ def read_plan(training: Training) -> PlannedConfiguration | None:
     except Exception as error:
         # nnU-Net's own readers raise whatever they meet in a file from elsewhere.
         raise UserError(
-            f"plans.json cannot be read as plans with {training.configuration} ({type(error).__name__})."
+            f"plans.json cannot be read as plans with {training.configuration} ({type(error).__name__}): its "
+            "costs are left out."
         ) from error
 
 

@@ -173,11 +173,13 @@ def read_scores(summary: Path, training: Training, fold: int) -> tuple[list[Scor
             else:
                 found[case] = scores
     except OSError as error:
-        raise UserError(f"{summary.name} cannot be read ({error.strerror}).") from error
+        raise UserError(f"{summary.name} cannot be read ({error.strerror}): see to its permissions.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{summary.name} cannot be read as nnU-Net's ({error!r}).") from error
+        raise UserError(
+            f"{summary.name} cannot be read as nnU-Net's ({error!r}): validate again with --val."
+        ) from error
     if not any(found.values()):
-        raise UserError(f"{summary.name} holds no scores of a case.")
+        raise UserError(f"{summary.name} holds no scores of a case: validate again with --val.")
     return [score for scores in found.values() for score in scores], sorted(set(twice))
 
 

@@ -121,11 +121,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         # torch raises a different type for each way in which a file can be damaged.
         raise UserError(
-            f"{path.name} is not read, because it is damaged or holds more than numbers and text, and nothing of it is "
-            "executed."
+            f"{path.name} is not read: it is damaged, or holds more than numbers and text, and nothing of it is run."
         ) from error
     if not isinstance(found, dict):
-        raise UserError(f"{path.name} is not a checkpoint of nnU-Net.")
+        raise UserError(f"{path.name} is not a checkpoint of nnU-Net: what it would tell is left out.")
     return found
 
 

@@ -82,7 +82,7 @@ def call(*command: str, folder: Path | None = None) -> str:
         return done.stdout
     answer = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
     if _AWAY.search(answer):
-        raise ControllerAwayError(f"Slurm's controller does not answer ({answer}).")
+        raise ControllerAwayError(f"Slurm's controller does not answer ({answer}): try again, or ask the site's staff.")
     raise UserError(f"{command[0]} refuses: {answer}.")
 
 

@@ -113,7 +113,7 @@ def prepare_case(case: Case, predictor: nnUNetPredictor) -> tuple[np.ndarray, di
     if len(data) != len(names):
         raise UserError(
             f"{case.images[0]} has {len(data)} channels, and the model was trained on {len(names)} "
-            f"({', '.join(names.values())})."
+            f"({', '.join(names.values())}): give these channels."
         )
     previous = None if case.previous is None else reader.read_seg(str(case.previous))[0]
     if previous is not None and previous.shape[1:] != data.shape[1:]:

@@ -147,7 +147,7 @@ def _check_previous(model: TrainedModel, previous_stage: Path | None, checkpoint
         if first.configuration != wanted or first.dataset_json["labels"] != model.dataset_json["labels"]:
             raise UserError(
                 f"{previous_stage} is a model of {first.dataset}, {first.configuration} ({first.labels}), and "
-                f"{model.configuration} needs {wanted} of {model.dataset} ({model.labels})."
+                f"{model.configuration} needs {wanted} of {model.dataset} ({model.labels}): name that one."
             )
     return True
 

@@ -60,7 +60,8 @@ def take_sample(model: TrainedModel, images: Sequence[Path] = ()) -> Sample:
             raise
         except Exception as error:
             # Readers and nnU-Net have their own types of errors.
-            raise UserError(f"{images[0]} cannot be read ({' '.join(str(error).split())[:200]}).") from error
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{images[0]} cannot be read ({reason}): name another image with -i.") from error
         origin = f"the middle of {images[0]}"
     else:
         case = _preprocessed_case(model)

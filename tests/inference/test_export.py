@@ -116,10 +116,8 @@ def test_refusals(exported: Exported, tmp_path: Path, monkeypatch: pytest.Monkey
         assert not output.parent.exists()
 
     model = ("-m", str(exported.model))
-    refused(
-        "Name the trained model either by -d, -c and -tr, or with -m", *model, "-d", "801", "-c", "2d", "-tr", TRAINER
-    )
-    refused("Name the trained model either by", "-d", "801")
+    refused("name it by -d, -c and -tr, or with -m", *model, "-d", "801", "-c", "2d", "-tr", TRAINER)
+    refused("name it by -d, -c and -tr, or with -m", "-d", "801")
     refused("has the folds 0, 1, each of which becomes a file: choose one with -f, or name a folder", *model)
     refused("Fold 2 of", *model, "-f", "2")
     refused("There is no file", *model, "-f", "0", "-i", str(tmp_path / "missing.nii.gz"))
