@@ -93,7 +93,7 @@ def _compare(arguments: argparse.Namespace) -> Comparison:
         return compare_trainings(arguments.tr, arguments.d, arguments.c, plans=arguments.p, folds=arguments.f, **how)
     raise UserError(
         "compare takes one of two things: give trainings (-d, -c and -tr), or folders of predictions "
-        "(--predictions and -ref)."
+        "(--predictions and -ref), not both."
     )
 
 

@@ -541,7 +541,7 @@ def test_distances_of_trainings_come_from_their_label_maps(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["-d", "1"], "compare needs"),
+        (["-d", "1"], "compare takes one of two"),
         (["--predictions", "a=x", "a=y", "-ref", "z"], "same name"),
         (["--predictions", "a=x", "-ref", "z"], "no folder x, which --predictions a=x names"),
         (["-d", "1", "-c", "c", "-tr", "A", "-ref", "z"], "not both"),
