@@ -106,18 +106,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if it is damaged, or holds objects that would have to be executed.
     """
-    import numpy as np
-    import torch
+    from nnunetv2_ext.io.checkpoints import load_plain
 
-    scalar: Any = np.float64(0).__reduce__()[0]
-    kinds = [np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_]
-    # numpy moved this function; a checkpoint names it as the numpy that wrote it did.
-    allowed = [scalar, (scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar")]
-    allowed += [np.dtype, *{type(np.dtype(kind)) for kind in kinds}]
     try:
-        with torch.serialization.safe_globals(allowed):
-            # Memory-mapped, so that the tensors of a large network are not read for a few numbers.
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # Memory-mapped, so that the tensors of a large network are not read for a few numbers.
+        found = load_plain(path, mmap=True)
     except Exception as error:
         # torch raises a different type for each way in which a file can be damaged.
         raise UserError(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from nnunetv2_ext.errors import UserError
+from nnunetv2_ext.io.checkpoints import load_plain
 from nnunetv2_ext.io.files import whole_file
 
 __all__ = ["WeightsError", "load_without_executing", "read_checkpoint", "write_checkpoint"]
@@ -23,26 +23,6 @@ class WeightsError(UserError):
     """Weights that cannot be used; the message says which tensor or file, and why."""
 
 
-def _as(module: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function so that torch's list of safe names knows it by the module that an old pickle names."""
-
-    def wrapper(*args: Any) -> Any:
-        return function(*args)
-
-    wrapper.__module__, wrapper.__name__, wrapper.__qualname__ = module, function.__name__, function.__name__
-    return wrapper
-
-
-def _harmless_numpy_names() -> list[Any]:
-    """List what the logs inside a checkpoint of nnU-Net (version 1 or 2) are made of: numpy's numbers and arrays."""
-    number: Any = np.float64(0).__reduce__()[0]
-    array: Any = np.zeros(1).__reduce__()[0]
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")
-    functions = [_as(module, function) for module in modules for function in (number, array)]
-    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
-    return [*functions, np.dtype, np.ndarray, *kinds]
-
-
 def load_without_executing(path: Path) -> Any:
     """Load what `torch.save` wrote, as long as it is tensors and plain Python and numpy values.
 
@@ -52,8 +32,7 @@ def load_without_executing(path: Path) -> Any:
     if not path.is_file():
         raise WeightsError(f"There is no file {path}: check its name.")
     try:
-        with torch.serialization.safe_globals(_harmless_numpy_names()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return load_plain(path)
     except Exception as error:
         # torch raises a different type for each way in which a file can be damaged or unsafe.
         raise WeightsError(
