@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nnunetv2_ext._register import DISCOVERY_FOLDER, OPT_OUT_VARIABLE, SEARCH_PATH_VARIABLE
 from nnunetv2_ext.catalog import TRAINERS
+from nnunetv2_ext.io.workers import available_cores
 
 __all__ = ["HELP", "Check", "add_arguments", "examine", "format_report", "run"]
 
@@ -168,7 +169,7 @@ def _check_devices() -> Iterator[Check]:
             "train with -device cpu (slow), or install torch for CUDA",
             essential=False,
         )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = available_cores()
     yield Check("CPU cores", str(cores))
     for variable, default in (("nnUNet_n_proc_DA", "chosen by nnU-Net"), ("nnUNet_def_n_proc", "8")):
         value = os.environ.get(variable)

@@ -14,6 +14,7 @@ from pathlib import Path
 from nnunetv2_ext.demo.phantom import write_dataset
 from nnunetv2_ext.demo.process import DemoError, DiskFullError, clock, is_disk_full, run_command, say
 from nnunetv2_ext.io.files import whole_folder
+from nnunetv2_ext.io.workers import available_cores
 
 __all__ = ["DEFAULT_FOLDER", "DemoError", "run_demo"]
 
@@ -187,8 +188,7 @@ def _training_settings(device: str) -> dict[str, str]:
     settings = {"nnUNet_ext_seed": str(SEED)}
     if device == "cpu":
         # Half of the cores: where others are busy, each operation would wait for the thread that has to wait itself.
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        settings["nnUNet_ext_threads"] = str(max(1, cores // 2))
+        settings["nnUNet_ext_threads"] = str(max(1, available_cores() // 2))
         # Augmentation in the training process: on two cores a worker would only take time from the training, and
         # workers seed themselves. Not for all commands, because planning wants at least one worker.
         settings["nnUNet_n_proc_DA"] = "0"

@@ -17,12 +17,17 @@ from tqdm import tqdm
 
 from nnunetv2_ext.errors import UserError
 
-__all__ = ["PROCESSES_HELP", "call_in_process", "default_processes", "map_in_processes"]
+__all__ = ["PROCESSES_HELP", "available_cores", "call_in_process", "default_processes", "map_in_processes"]
 
 PROCESSES_VARIABLE = "nnUNet_def_n_proc"
 PROCESSES_HELP = f"processes (default: {PROCESSES_VARIABLE}, as nnU-Net's own; otherwise one per core, at most 8)"
 
 Result = TypeVar("Result")
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_processes() -> int:
@@ -33,8 +38,7 @@ def default_processes() -> int:
     """
     set_by_user = os.environ.get(PROCESSES_VARIABLE)
     if set_by_user is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return min(8, cores)
+        return min(8, available_cores())
     if not set_by_user.isdigit() or int(set_by_user) < 1:
         raise UserError(f"{PROCESSES_VARIABLE} is {set_by_user!r}: set it to a whole number above 0, or unset it.")
     return int(set_by_user)
