@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nnunetv2_ext.inference.trained import TrainedModel
 
 __all__ = ["HELP", "add_arguments", "run"]
 
@@ -80,11 +85,7 @@ def _run_flare(arguments: argparse.Namespace) -> None:
         laptop=arguments.laptop,
         overwrite=arguments.overwrite,
     )
-    print(
-        f"Wrote {arguments.o}: {model.trainer}, {model.plans}, {model.configuration}, folds {', '.join(model.folds)}."
-    )
-    for remark in remarks:
-        print(remark)
+    _print_model(arguments.o, model, remarks)
     print(f"Build with: docker build -t {arguments.team}:latest {shlex.quote(str(arguments.o))}")
     print(f"How to save and test it is in {arguments.o / 'README.md'}.")
 
@@ -101,12 +102,14 @@ def _run_hub(arguments: argparse.Namespace) -> None:
         comparison=arguments.comparison,
         overwrite=arguments.overwrite,
     )
-    print(
-        f"Wrote {arguments.o}: {model.trainer}, {model.plans}, {model.configuration}, folds {', '.join(model.folds)}."
-    )
+    _print_model(arguments.o, model, remarks)
+    print(f"Read {arguments.o / 'README.md'}, then upload with: hf upload USER/MODEL {shlex.quote(str(arguments.o))}")
+
+
+def _print_model(folder: Path, model: TrainedModel, remarks: Sequence[str]) -> None:
+    print(f"Wrote {folder}: {model.trainer}, {model.plans}, {model.configuration}, folds {', '.join(model.folds)}.")
     for remark in remarks:
         print(remark)
-    print(f"Read {arguments.o / 'README.md'}, then upload with: hf upload USER/MODEL {shlex.quote(str(arguments.o))}")
 
 
 def _run_btcv(arguments: argparse.Namespace) -> None:
