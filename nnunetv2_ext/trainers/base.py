@@ -151,14 +151,13 @@ class nnUNetTrainerExt(CurvesMixin, SeedMixin, nnUNetTrainer):
     def _compile_in_parts(self) -> None:
         """Compile the parts that a network names, in the place of the whole, where nnU-Net has compiled that."""
         network = self._plain_network()
-        outer: Any = self.network
-        wrapped = outer.module if self.is_ddp else outer
+        wrapped = self.network.module if self.is_ddp else self.network
         if wrapped is network or not (parts := network.parts_to_compile()):
             return
         compile_parts(parts)
         # What nnU-Net has wrapped is compiled at the first call, which does not come.
         if self.is_ddp:
-            outer.module = network
+            self.network.module = network
         else:
             self.network = network
         self.print_to_log_file(f"Compiled in {len(parts)} parts, equal ones once.")

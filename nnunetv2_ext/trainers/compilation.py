@@ -29,9 +29,7 @@ def compile_parts(parts: Sequence[Callable[..., Any]], **options: Any) -> None:
     compiled: dict[Hashable, Callable[..., Any]] = {}
     part: Any
     for part in parts:
-        assert isinstance(part, types.MethodType), f"{part} is not a method of an object"
         module, function = part.__self__, part.__func__
-        assert isinstance(module, nn.Module), f"{part} is not bound to a module"
         key = (function, repr(module), _shapes(module))
         if key not in compiled:
             # torch counts the variants (training or not, batch sizes) that it has compiled of one code object, and
