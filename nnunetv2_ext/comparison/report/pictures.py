@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from skimage.measure import approximate_polygon, find_contours
 
 from nnunetv2_ext.comparison.model import CaseFiles, Comparison, Dataset, Result
 from nnunetv2_ext.comparison.report.numbers import format_number, with_unit
@@ -248,6 +247,8 @@ def _outline(
     plane: np.ndarray, groups: Mapping[str, tuple[int, ...]], colours: Mapping[str, str], size: tuple[int, int]
 ) -> str:
     """Return the outlines of the labels as paths of an SVG."""
+    from skimage.measure import approximate_polygon, find_contours  # slow to import, and many reports have no pictures
+
     scale = np.array([size[1] / plane.shape[0], size[0] / plane.shape[1]])
     paths = []
     for label, values in groups.items():
