@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -153,5 +154,19 @@ def test_docstrings_begin_as_the_house_writes_them() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
         and (ast.get_docstring(node) or "").startswith(avoided)
+    ]
+    assert found == []
+
+
+def test_the_line_of_an_argument_starts_with_what_it_is() -> None:
+    """`tolerance: tolerance in mm ...`, not `tolerance: of the NSD`."""
+    pattern = re.compile(r"^ +[a-z_]+: (of|for|from|in|on|with|as|gives|says|file\.)( |$)")
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        for line in (ast.get_docstring(node) or "").splitlines()
+        if pattern.match(line)
     ]
     assert found == []

@@ -26,8 +26,8 @@ class Cost:
     Attributes:
         parameters: all of them.
         trainable_parameters: those that training changes.
-        multiply_adds: of convolutions and matrix products.
-        kept_bytes: of the distinct storages that autograd keeps for the backward pass, parameters not counted.
+        multiply_adds: multiply-adds of convolutions and matrix products.
+        kept_bytes: bytes of the distinct storages that autograd keeps for the backward pass, parameters not counted.
         autocast_fixed_bytes: the same under autocast to float16, as far as the batch does not change it: copies of
             weights.
         autocast_sample_bytes: the same under autocast, per sample.
@@ -88,7 +88,7 @@ def estimate_cost(build: Callable[[], SegmentationNetwork], batch_size: int = 1)
 
     Args:
         build: makes the network.
-        batch_size: of the input.
+        batch_size: samples of the input.
     """
     with torch.device("meta"):
         network = build().train()

@@ -356,8 +356,8 @@ class Decoder(nn.Module):
     Args:
         in_channels: channels of the transformer's map.
         head_channels: channels of the first convolution.
-        skip_channels: of the skips, deepest first; the levels after them have none.
-        channels: of the levels, deepest first.
+        skip_channels: channels of the skips, deepest first; the levels after them have none.
+        channels: channels of the levels, deepest first.
         num_classes: channels of the logits.
         attentions: dual-attention blocks for the first skips.
         deep_supervision: initial state of the switch, which nothing reads: there is one output.

@@ -123,10 +123,10 @@ class HierarchicalAttention(nn.Module):
 
     Args:
         channels: C.
-        channel_attention: with equation 2; without, m_b = h.
-        spatial_attention: with equation 3; without, O_b = m_b.
+        channel_attention: whether equation 2 is used; without, m_b = h.
+        spatial_attention: whether equation 3 is used; without, O_b = m_b.
         channel_first: the order of equations 2 and 3.
-        calibration: with learned w; without, w = (1, 1).
+        calibration: whether w is learned; without, w = (1, 1).
         gate: "full" for a convolution c from C to C channels, "spatial" for one from C to 1.
 
     Shape:
@@ -307,7 +307,7 @@ class JointPreservation(nn.Module):
 
     Args:
         channels: C.
-        deeper_channels: of the stage below; None at the deepest stage.
+        deeper_channels: channels of the stage below; None at the deepest stage.
         streams: which of "s" and "h" there are.
         fusion: a key of `FUSIONS`.
         first_previous: "sum" for r_4 = s_4 + h_4, "none" for no r_4.
@@ -454,12 +454,13 @@ class DANIE(SegmentationNetwork):
         backbone: timm's name of a MaxViT model with these widths. With an `rmlp` model the parameters do not depend on
             the patch size.
         backbone_settings: further arguments for timm's model, for example {"drop_path_rate": 0.2}.
-        self_attention: with the stream SAP (row A.1 of the paper's ablation has SAP alone, A.2 has HAP alone).
-        hierarchical_attention: with the stream HAP.
-        channel_attention: with equation 2 (without: row A.4).
-        spatial_attention: with equation 3 (without: row A.3).
+        self_attention: whether the stream SAP is there (row A.1 of the paper's ablation has SAP alone, A.2 has HAP
+            alone).
+        hierarchical_attention: whether the stream HAP is there.
+        channel_attention: whether equation 2 is used (without: row A.4).
+        spatial_attention: whether equation 3 is used (without: row A.3).
         channel_first: order of the two (rows B.3 and B.4; otherwise B.1 and B.2).
-        calibration: with learned weights in equation 4 (without: rows B.1 and B.3).
+        calibration: whether weights are learned in equation 4 (without: rows B.1 and B.3).
         gate: "full" or "spatial", the convolution of equation 5.
         fusion: a key of `FUSIONS` (rows C.1 to C.5).
         first_previous: "sum" or "none", what the deepest joint block gets in the place of a stage below.

@@ -275,7 +275,7 @@ class MapUpdate(nn.Module):
         spatial_dims: 2 or 3.
         norm: the output's norm.
         activation: the output's activation.
-        interpolation: from the grid to the map's size, where both are known.
+        interpolation: matrices from the grid to the map's size, where both are known.
 
     Shape:
         map E (B, C_i, *size) and tokens (B, P, C_i) to (B, C_i, *size).

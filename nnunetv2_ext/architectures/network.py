@@ -32,8 +32,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     Attributes:
         served_dims: the dimensions that the method allows.
-        beyond_plan: for a method that extends the planned network, the prefixes of the tensors that nnU-Net's own
-            network of the same plan does not have.
+        beyond_plan: prefixes of the tensors that a method which extends the planned network has beyond nnU-Net's own
+            network of the same plan.
         narrow_settings: constructor arguments that make the network small enough for tests that compute with it; empty
             where the plan sets the widths.
         input_channels: channels of the input.

@@ -233,7 +233,7 @@ class DecoderStage(nn.Module):
     """Layer norm and transposed convolution, cross-attention to the skip, then self-attention, always shifted.
 
     Args:
-        stride: of the transposed convolution, per axis.
+        stride: stride of the transposed convolution, per axis.
         drop_path: rates of stochastic depth, of the cross-attention and of each block behind it.
         others: see `EncoderStage`; the attention is plain.
 

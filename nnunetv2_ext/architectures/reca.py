@@ -38,9 +38,9 @@ def recurrent_attention(
     """Attend with the sum of all queries of the run so far.
 
     Args:
-        query: of this layer, not scaled.
-        key: of this layer.
-        value: of this layer.
+        query: queries of this layer, not scaled.
+        key: keys of this layer.
+        value: values of this layer.
         state: what the layer before returned; None in the first layer, and for plain self-attention.
         attend: scaled dot-product attention, called with the sum, `key` and `value`.
 

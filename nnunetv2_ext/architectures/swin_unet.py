@@ -136,7 +136,7 @@ class Decoder(nn.Module):
 
     Args:
         levels: the levels.
-        channels: of the last level.
+        channels: channels of the last level.
         num_classes: channels of the logits.
         deep_supervision: initial state of the switch, which nothing reads: there is one output.
     """
@@ -173,8 +173,8 @@ class SwinUNet(SegmentationNetwork):
         input_channels: channels of the input. A single one is repeated to three.
         num_classes: channels of the logits.
         patch_size: pixels per axis.
-        reca: in the encoder, attend with the sum of the queries of all blocks of the stage so far (RecA-H), instead of
-            the block's own.
+        reca: whether to attend, in the encoder, with the sum of the queries of all blocks of the stage so far (RecA-H),
+            instead of the block's own.
         embed_dim: channels of the first stage; each later one has twice as many.
         depths: blocks in each encoder stage; the decoder level of the same grid has as many.
         num_heads: attention heads, per stage.

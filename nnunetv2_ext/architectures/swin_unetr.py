@@ -94,7 +94,7 @@ class EncoderStage(WindowStage):
         num_heads: heads of the attention.
         grid: n.
         window_size: per axis, before clipping.
-        stride: of the merging, per axis.
+        stride: stride of the merging, per axis.
         merging: order of the sub-grids, a key of `MERGING_ORDERS`.
         settings: the other arguments of `WindowStage`. Of its position indices "cropped" is "exact" where no axis is
             clipped.

@@ -46,7 +46,7 @@ def describe_planned_network(
     Args:
         trainer_name: a trainer of this package or a variant of one.
         dataset: number or name.
-        configuration: of the plans.
+        configuration: configuration of the plans.
         plans_name: the plans' identifier.
         patch_size: instead of the plan's.
         batch_size: instead of the plan's.
@@ -100,7 +100,7 @@ def describe_network(
         geometry: the sizes.
         input_channels: channels of the input.
         num_classes: channels of the logits.
-        batch_size: of the plan, if there is one; memory is given for one sample and for this many.
+        batch_size: batch size of the plan, if there is one; memory is given for one sample and for this many.
         title: what the geometry belongs to.
         in_float32: give what is kept for the backward pass in float32 too.
         regions: whether the classes are regions that may overlap.

@@ -53,7 +53,7 @@ def network_plans(planned: PlannedDataset, network_name: str, plans_name: str) -
     """Return plans that name a network of this package in every configuration that it serves.
 
     Args:
-        planned: with plans that one of nnU-Net's planners made.
+        planned: dataset with plans that one of nnU-Net's planners made.
         network_name: see `network_names`.
         plans_name: name of the new plans.
 

@@ -93,7 +93,7 @@ def compare_predictions(
     """Compare folders of predictions, such as those of a test set.
 
     Args:
-        folders: from each name to its folder.
+        folders: folder of each name.
         references: folder of the references, with the same names of cases.
         metrics: names; the first is the main one. By default the protocol's first.
         reference: the name against which others are held; by default the first.

@@ -66,7 +66,7 @@ def find_setup(
     Args:
         training: which one.
         folds: its folds that were read.
-        records: of these.
+        records: records of these runs.
         planned: its plan, if there is one.
     """
     from nnunetv2_ext.trainers.names import parse_name

@@ -13,7 +13,7 @@ class Metric:
     """A metric by which is compared.
 
     Attributes:
-        name: as in the files, such as "Dice".
+        name: name as in the files, such as "Dice".
         unit: "mm" or "voxel" of a distance; empty for a number from 0 to 1.
         higher_is_better: the direction.
         definition: the formula and the rule for empty masks, in words.
@@ -30,8 +30,8 @@ class Dataset:
     """A dataset on which is compared.
 
     Attributes:
-        name: of its folder, such as "Dataset901_CTBody"; for folders of predictions, the folder of the references.
-        labels: from each label that all trainers have been scored by ("1", or "(1, 2)" for a region) to its name.
+        name: name of its folder, such as "Dataset901_CTBody"; for folders of predictions, the folder of the references.
+        labels: name of each label that all trainers have been scored by ("1", or "(1, 2)" for a region).
         cases: those that all trainers have, which are compared, in the order of their names.
     """
 
@@ -50,15 +50,15 @@ class Setup:
         plans: identifier of the plans; None for folders of predictions, as all that follows where it is not known.
         configuration: such as "3d_fullres".
         folds: those that were found.
-        epochs: of a training.
+        epochs: epochs of a training.
         iterations: per epoch.
         batch_size: samples per step, of all GPUs together.
-        patch_size: in voxels.
+        patch_size: size of the patch in voxels.
         mirroring: axes along which was mirrored in training, such as "0, 1, 2", or "none".
         pretrained: weights from which the training started, or "none".
         checkpoint: "final" or "best", by which the validation was made.
         torch: version.
-        host: of the machine.
+        host: name of the machine.
     """
 
     trainer: str
@@ -84,13 +84,13 @@ class Costs:
     Attributes:
         trainer: name of the trainer.
         dataset: name of the dataset.
-        parameters: of the network.
-        multiply_adds: of a forward pass of one sample.
+        parameters: number of the network's parameters.
+        multiply_adds: multiply-adds of a forward pass of one sample.
         memory_measured_mib: largest GPU memory of a training step that was allocated, as logged.
         memory_reserved_mib: the same, reserved by torch.
         memory_predicted_mib: what the backward pass keeps under autocast, weights and optimiser included.
         seconds_per_epoch: median over the epochs of all folds.
-        gpu_hours: of all folds together, from the epochs' own times.
+        gpu_hours: hours of all folds together, from the epochs' own times.
         card: GPUs on which was trained; "cpu" without one.
         inference_seconds: per case, median; where it was logged.
     """
@@ -114,7 +114,7 @@ class Finding:
 
     Attributes:
         kind: one word, such as "epochs", "folds" or "cases".
-        sentence: in plain text, with its full stop.
+        sentence: statement in plain text, with its full stop.
     """
 
     kind: str

@@ -113,7 +113,7 @@ def find_record_findings(
         trainer: its name.
         dataset: name of the dataset.
         folds: numbers of its folds.
-        records: of these.
+        records: records of these runs.
     """
     findings = []
     early = [fold for fold, record in zip(folds, records, strict=True) if record.validated_early]

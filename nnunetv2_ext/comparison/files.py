@@ -21,7 +21,7 @@ def find_files(dataset: Dataset, predictions: Mapping[str, Sequence[Path]], refe
 
     Args:
         dataset: which cases.
-        predictions: for each trainer the folders that hold its predictions.
+        predictions: per trainer the folders that hold its predictions.
         references: folder of the references; by default where nnU-Net keeps them.
     """
     raw, preprocessed = (Path(os.getenv(f"nnUNet_{kind}") or os.devnull) for kind in ("raw", "preprocessed"))

@@ -45,7 +45,7 @@ class Score:
         fold: fold that validated it; None for folders of predictions.
         trainer: name of the trainer.
         label: a key of the dataset's labels.
-        values: from each metric's name to its value; NaN where it is not defined.
+        values: value of each metric, by its name; NaN where it is not defined.
         n_reference: voxels of the label in the reference; None where not known.
         n_predicted: voxels of the label in the prediction; None where not known.
         n_both: voxels that both have; None where not known.
@@ -71,7 +71,7 @@ class CaseFiles:
         case: name of the case.
         images: one per channel; empty where they are not there.
         reference: label map; None where it is not there.
-        predictions: from the names of trainers to label maps.
+        predictions: label maps, by the names of trainers.
     """
 
     dataset: str
@@ -143,7 +143,7 @@ class Pair:
         n: number of cases (or datasets) in which both have a number.
         difference: mean of a minus b; None without cases.
         ci95: 95 % interval of the difference (BCa bootstrap over the cases); None without cases.
-        p: of Wilcoxon's signed-rank test (Pratt's zeros); None without cases.
+        p: p-value of Wilcoxon's signed-rank test (Pratt's zeros); None without cases.
         p_holm: the same after Holm's correction over the pairs of this table.
         effect: matched-pairs rank-biserial correlation, from -1 to 1; its sign is the difference's.
         wins: cases in which a is better.
@@ -172,7 +172,7 @@ class Friedman:
         n: number of cases (or datasets) in which all trainers have a number.
         statistic: chi-square.
         p: its p value.
-        mean_ranks: from each trainer to its mean rank, 1 is best.
+        mean_ranks: mean rank of each trainer; 1 is best.
         critical_difference: trainers whose mean ranks differ by less are not told apart (5 %).
     """
 
@@ -189,8 +189,8 @@ class Ranking:
 
     Attributes:
         method: "aggregate then rank" (of the means) or "rank then aggregate" (mean of the ranks in each case).
-        ranks: from each trainer to its rank; 1 is best, ties share the mean of their ranks.
-        frequencies: for each trainer, the shares of the drawn samples in which it came first, second, ...; tied
+        ranks: rank of each trainer; 1 is best, ties share the mean of their ranks.
+        frequencies: per trainer, shares of the drawn samples in which it came first, second, ...; tied
             trainers take the better of their places, so that a place's shares need not add up to 1.
         kendall_tau: mean over the samples of the agreement with `ranks`, from -1 to 1.
         kendall_tau_ci95: 2.5 % and 97.5 % quantiles of the same.
@@ -211,7 +211,7 @@ class Result:
         metric: name of the metric.
         dataset: name of the dataset; None over several datasets, where the datasets are the unit.
         units: the cases of the dataset (or the datasets).
-        values: for each trainer, its number for each unit: labels averaged within a case (or cases within a dataset).
+        values: per trainer, a number for each unit: labels averaged within a case (or cases within a dataset).
         summaries: one per trainer, in the trainers' order.
         labels: the same for each label; empty over several datasets.
         pairs: each two trainers; those with the reference come first.
@@ -243,15 +243,15 @@ class Comparison:
         datasets: at least one.
         scores: one per dataset, trainer, case and label, of all cases that were read.
         files: one per case, for pictures.
-        results: for each metric one per dataset, and with several datasets one over all.
+        results: per metric one per dataset, and with several datasets one over all.
         setups: one per trainer and dataset of which something was found.
         costs: one per trainer and dataset of which something was found.
-        findings: in the order of their weight.
+        findings: findings in the order of their weight.
         missing: runs that were asked for and are not there.
-        versions: from a program's name to its version.
+        versions: version of each program, by its name.
         references: what to cite.
         resamples: number of bootstrap samples behind the intervals.
-        seed: of their random numbers.
+        seed: seed of their random numbers.
     """
 
     reference: str

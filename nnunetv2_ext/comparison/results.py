@@ -28,12 +28,12 @@ class Training:
     """One trainer on one dataset, as it was asked for.
 
     Attributes:
-        name: in the comparison.
+        name: name in the comparison.
         trainer: class name, as after `-tr`.
         dataset: name of the dataset's folder.
         plans: identifier of the plans.
         configuration: such as "3d_fullres".
-        folder: of the model, which need not exist.
+        folder: folder of the model, which need not exist.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Fold:
 
     Attributes:
         training: whose it is.
-        number: of the fold.
+        number: number of the fold.
         folder: its folder.
         scores: one per case and label.
         twice: cases that its summary.json holds more than once; the first entry counts.

@@ -34,7 +34,7 @@ class Scoring:
     Attributes:
         protocol: name of a protocol of `evaluation`; None is nnunet, and only for what summary.json does not hold.
         labels: what the values mean, see `evaluation.runner`.
-        tolerance: of the NSD in mm.
+        tolerance: tolerance of the NSD in mm.
         processes: how many work at a time.
     """
 
@@ -96,7 +96,7 @@ def score_fold(fold: Fold, scoring: Scoring, wanted: Sequence[str]) -> Fold:
     """Score the label maps of a fold's validation, and add what was found to its scores.
 
     Args:
-        fold: as it was read.
+        fold: fold as it was read.
         scoring: how.
         wanted: names of metrics. Where one is in the summary.json too, the new value counts.
 

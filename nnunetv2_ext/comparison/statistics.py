@@ -58,9 +58,9 @@ def mean_intervals(
 
     Args:
         table: shape (units, columns), without NaN.
-        confidence: of the intervals.
+        confidence: confidence of the intervals.
         resamples: number of bootstrap samples.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Returns:
         Lower and upper ends, shape (columns, 2); NaN for fewer than two units. A column of equal numbers has an

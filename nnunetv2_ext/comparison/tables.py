@@ -42,7 +42,7 @@ def compare_cases(
     """Compare trainers on the cases of a dataset.
 
     Args:
-        scores: of that dataset; those of other cases and labels than the dataset's are left out.
+        scores: scores of that dataset; those of other cases and labels than the dataset's are left out.
         dataset: which cases and labels are compared.
         metric: by which is compared.
         trainers: names, in the order of the tables.

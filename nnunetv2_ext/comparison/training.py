@@ -34,10 +34,10 @@ class TrainingRecord:
         batch_size: samples per step; None under distributed training, where nnU-Net logs one GPU's.
         mirroring: axes, as "0, 1, 2", or "none".
         torch: version.
-        host: of the machine.
+        host: name of the machine.
         card: GPU, or "cpu".
-        seconds: of each epoch, its last training if it was trained again.
-        seconds_in_all: of all epochs, those that were trained again included.
+        seconds: time of each epoch, its last training if it was trained again.
+        seconds_in_all: time of all epochs, those that were trained again included.
         allocated_mib: largest GPU memory of an epoch that tensors took.
         reserved_mib: largest GPU memory of an epoch that torch held.
         inference_seconds: per case of the validation, median.

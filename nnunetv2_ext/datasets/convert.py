@@ -49,9 +49,9 @@ def collect_dataset(name: str, folder: Path, **options: Any) -> Source:
     """Describe a dataset from the names of its files; reads and writes nothing else.
 
     Args:
-        name: of the dataset, see `registry`.
+        name: name of the dataset, see `registry`.
         folder: the unpacked download.
-        options: of this dataset; None leaves one at its default.
+        options: options of this dataset; None leaves one at its default.
 
     Raises:
         UserError: for an unknown dataset or option, or a missing file.
@@ -77,7 +77,7 @@ def convert(
     """Convert a dataset into nnU-Net's raw format.
 
     Args:
-        name: of the dataset, see `registry`.
+        name: name of the dataset, see `registry`.
         folder: the unpacked download.
         dataset_id: number in nnU-Net; by default the dataset's own.
         raw_folder: nnU-Net's raw folder, by default what `nnUNet_raw` says.
@@ -87,7 +87,7 @@ def convert(
         link: make symbolic links to files of the download where they can serve as they are.
         overwrite: replace a dataset of that number.
         progress: show a bar.
-        options: of this dataset, see `registry`.
+        options: options of this dataset, see `registry`.
 
     Returns:
         What was done.

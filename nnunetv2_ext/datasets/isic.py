@@ -68,7 +68,7 @@ def make_source(
     Args:
         train, validation, test: the cases; the first two are fold 0.
         name, description, remarks: of the dataset.
-        year: of the challenge.
+        year: year of the challenge.
         used_by, source: whose split it is, see `Split`.
         threshold: value from which on a pixel of a mask is foreground, see `pictures.read_mask`.
     """

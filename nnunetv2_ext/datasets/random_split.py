@@ -15,10 +15,10 @@ def random_split(names: Sequence[str], test_share: float, used_by: str, source: 
     """Split names as scikit-learn's `train_test_split` does, which DCA's code uses.
 
     Args:
-        names: in an order that does not depend on the machine.
-        test_share: of the names, rounded up.
+        names: names in an order that does not depend on the machine.
+        test_share: share of the names, rounded up.
         used_by, source: see `Split`.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
 
     Returns:
         The split, each part in the order of `names`.

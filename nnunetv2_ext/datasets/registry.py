@@ -15,7 +15,7 @@ class Option:
     """An option of the command that some datasets have.
 
     Attributes:
-        name: on the command line, and the argument of `collect`.
+        name: word on the command line, and the argument of `collect`.
         help: what it does.
         choices: what it can be; a whole number from 1 to 255 if empty.
     """
@@ -47,9 +47,9 @@ class Dataset:
     """A dataset that can be converted.
 
     Attributes:
-        name: on the command line, in any case and with or without hyphens.
-        module: of `nnunetv2_ext.datasets`, with the function `collect`.
-        number: of the dataset in nnU-Net, unless the user gives another.
+        name: word on the command line, in any case and with or without hyphens.
+        module: module of `nnunetv2_ext.datasets`, with the function `collect`.
+        number: number of the dataset in nnU-Net, unless the user gives another.
         options: names of the options that its `collect` takes.
         aliases: other names.
     """

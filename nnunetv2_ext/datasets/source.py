@@ -34,7 +34,7 @@ class Case:
     """One case of a dataset, and the files of the download that it comes from.
 
     Attributes:
-        name: of the case in nnU-Net's folders.
+        name: name of the case in nnU-Net's folders.
         images: the files with its channels; one file may hold several.
         label: the file with its reference, unless that is not public.
         test: whether it belongs to `imagesTs` instead of `imagesTr`.
@@ -94,13 +94,13 @@ class Source:
     """A dataset, as `convert` writes it.
 
     Attributes:
-        name: of the dataset without its number.
+        name: name of the dataset without its number.
         description: what it is, in one sentence.
         reference: where it comes from.
         licence: what its owners allow, as far as it is known.
         channel_names: one for each channel; nnU-Net chooses the normalisation by them.
         labels: number of each label; the background is 0.
-        file_ending: of images and labels.
+        file_ending: ending of images and labels.
         cases: training and test cases.
         write_case: writes one of them.
         n_image_files: files of an image in nnU-Net's format; pictures have one with all their channels.
@@ -217,7 +217,7 @@ def require_numbers(
     Args:
         found: files by their number in digits.
         numbers: the cases that must be there.
-        name: gives the file name of a case, for the message.
+        name: function that gives the file name of a case, for the message.
         folder: the download, for the message.
         dataset: its name, for the message.
 

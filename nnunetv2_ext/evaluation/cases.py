@@ -32,9 +32,9 @@ class MaskPair:
         name: the class.
         overlap: counts of the whole image.
         spacing: voxel size in mm, or None where the files hold none.
-        tolerance: of the NSD, for this class; None where the protocol has none.
+        tolerance: tolerance of the NSD, for this class; None where the protocol has none.
         partly_ignored: whether the reference leaves voxels of this case open.
-        cut: gives prediction and reference, cut to the box around both.
+        cut: function that gives prediction and reference, cut to the box around both.
     """
 
     name: str
@@ -75,11 +75,11 @@ class CaseScores:
     """What was found for one case.
 
     Attributes:
-        reference: file.
-        prediction: file.
+        reference: label map of the reference.
+        prediction: label map of the prediction.
         has_spacing: whether the files say how large a voxel is.
-        metrics: for each class its metrics; NaN where one is not defined.
-        overlaps: for each class its counts.
+        metrics: metrics per class; NaN where one is not defined.
+        overlaps: counts per class.
         meetings: how often each value of the reference (rows) meets each value of the prediction (columns).
         remarks: what was assumed, one sentence each.
     """
@@ -104,11 +104,11 @@ def score_files(
     """Score one case from its two files.
 
     Args:
-        reference: file.
-        prediction: file.
+        reference: label map of the reference.
+        prediction: label map of the prediction.
         labels: what the values mean.
-        score: gives the metrics of a class.
-        tolerances: of the NSD, for each class that has one.
+        score: function that gives the metrics of a class.
+        tolerances: tolerances of the NSD, for each class that has one.
         needs_spacing: whether `score` has no meaning without the size of a voxel.
 
     Raises:

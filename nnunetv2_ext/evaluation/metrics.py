@@ -107,8 +107,8 @@ class SurfaceDistances:
     """Distances between the border voxels of two masks.
 
     Attributes:
-        to_reference: from each border voxel of the prediction to the nearest one of the reference.
-        to_prediction: from each border voxel of the reference to the nearest one of the prediction.
+        to_reference: distances from each border voxel of the prediction to the nearest one of the reference.
+        to_prediction: distances from each border voxel of the reference to the nearest one of the prediction.
     """
 
     to_reference: np.ndarray

@@ -20,8 +20,8 @@ def read_pair(reference: Path, prediction: Path, labels: LabelMap) -> tuple[Labe
     """Read a prediction and its reference; see `on_one_grid`.
 
     Args:
-        reference: file.
-        prediction: file.
+        reference: label map of the reference.
+        prediction: label map of the prediction.
         labels: what the values mean.
 
     Returns:

@@ -27,7 +27,7 @@ class Evaluation:
     Attributes:
         protocol: how they were scored.
         labels: what was scored.
-        tolerance: of the NSD, where the user chooses it.
+        tolerance: tolerance of the NSD, where the user chooses it.
         cases: the scores, in the order of the files' names.
         remarks: what was assumed or looks wrong, one sentence each.
     """

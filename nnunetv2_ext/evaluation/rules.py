@@ -38,7 +38,7 @@ class Situation:
     """A kind of pair of masks for which a formula may not hold.
 
     Attributes:
-        words: as in a report.
+        words: text as in a report.
         holds: returns whether a pair is of this kind.
     """
 
@@ -85,11 +85,11 @@ class Metric:
     """A column of a report.
 
     Attributes:
-        name: as in the files.
+        name: name as in the files.
         definition: the formula, in words.
         formula: computes it for a pair of masks of one class.
         exemptions: its rule for empty masks; the first whose situation holds counts.
-        unit: of a distance: "mm" or "voxel"; empty for a number from 0 to 1 and for counts.
+        unit: unit of a distance: "mm" or "voxel"; empty for a number from 0 to 1 and for counts.
         shown: whether the table of means shows it; the files hold all.
     """
 
@@ -127,8 +127,9 @@ class Protocol:
         metrics: what it reports.
         source: where the definitions come from.
         labels: its own map of labels (`labels.LABEL_MAPS`); None where only the data set can say.
-        tolerances: of the NSD in mm, for each class; empty where the user chooses one, or where there is no NSD.
-        default_tolerance: of the NSD where the user chooses it.
+        tolerances: tolerances of the NSD in mm, for each class; empty where the user chooses one, or where there is no
+            NSD.
+        default_tolerance: tolerance of the NSD where the user chooses it.
         needs_spacing: whether it has no meaning without the size of a voxel.
         pooled: the metrics that are also given for the counts of all cases together.
         notes: what a reader of the numbers has to know; what is not confirmed is said here.

@@ -44,7 +44,7 @@ def evaluate_folders(
         protocol_name: a key of `protocols.PROTOCOLS`.
         labels: a key of `labels.LABEL_MAPS` or the path of a dataset.json; by default the protocol's own map, or for
             one without a map the dataset.json in or above the folder of the references, or by the predictions.
-        tolerance: of the NSD, in mm; only for a protocol that leaves it to the user.
+        tolerance: tolerance of the NSD, in mm; only for a protocol that leaves it to the user.
         output: folder to write; by default `evaluation_<protocol>` in the folder of the predictions.
         only_predicted: leave out references without a prediction instead of refusing.
         processes: how many work at a time, see `io.workers`.

@@ -65,7 +65,7 @@ class LabelMap:
 
     Attributes:
         name: what users type after `--labels`, or the path of a dataset.json.
-        classes: for each class its value, or for a region its values.
+        classes: value of each class, or for a region its values.
         source: who says so.
         unscored: values that may occur but are not scored; they count as background of every class.
         ignore: value of the reference whose voxels count nowhere (nnU-Net's ignore label).

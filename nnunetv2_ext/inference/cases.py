@@ -25,7 +25,7 @@ class Case:
     """A case to segment.
 
     Attributes:
-        name: of its segmentation, without the ending.
+        name: name of its segmentation, without the ending.
         images: one file per channel, or one file with all channels.
         previous: segmentation of the previous stage, in a cascade.
         dimensions: that each image must have; None: whatever the reader takes.
@@ -42,7 +42,7 @@ def find_cases(images: Path, model: TrainedModel) -> tuple[list[Case], list[Path
 
     Args:
         images: folder.
-        model: says the ending and the channels.
+        model: trained model, which says the ending and the channels.
 
     Returns:
         The cases, and files with the right ending and another name.

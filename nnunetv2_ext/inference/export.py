@@ -53,9 +53,9 @@ def export_graphs(
     """Write the network of each fold as a graph for one window, all files or none.
 
     Args:
-        model: with checkpoints.
+        model: trained model with its checkpoints.
         output: file `MODEL.onnx` for a model of one fold; otherwise a folder, for `fold_0.onnx` and so on.
-        sample: on which each file must give what torch gives.
+        sample: image on which each file must give what torch gives.
         openvino: write OpenVINO's `.xml` and `.bin` beside each file as well.
         overwrite: replace what is there.
 

@@ -56,9 +56,9 @@ def predict_folder(
         backend: one of `nnunetv2_ext.inference.backends.BACKENDS`; by default what the model's files are made for.
         device: `cpu`, `cuda` or `mps`; by default a GPU that the backend can use, otherwise the CPU.
         mirroring: average over mirrored images, as nnU-Net does.
-        step_size: of the sliding window, as a share of the window.
+        step_size: step of the sliding window, as a share of the window.
         on_device: keep the sums of windows on the GPU.
-        previous_stage: in a cascade the folder of its predictions, or its model.
+        previous_stage: folder of the predictions of a cascade's previous stage, or its model.
         ahead: see `predict_cases`.
         overwrite: predict finished cases anew.
 

@@ -31,7 +31,7 @@ def graph_metadata(model: TrainedModel, fold: str) -> dict[str, str]:
     """Return what a graph says of itself: for prediction, and for readers without nnU-Net.
 
     Args:
-        model: with checkpoints.
+        model: trained model with its checkpoints.
         fold: that the graph computes.
     """
     configuration = model.planned.configuration_manager

@@ -44,7 +44,7 @@ def find_result(dataset: str, configuration: str, trainer: str, plans: str) -> P
 
     Args:
         dataset: number or name.
-        configuration: as 3d_fullres.
+        configuration: name of the configuration, such as 3d_fullres.
         trainer: name of its class.
         plans: identifier of the plans.
 

@@ -37,7 +37,7 @@ def take_sample(model: TrainedModel, images: Sequence[Path] = ()) -> Sample:
     """Take the window in the middle of an image, prepared as for prediction.
 
     Args:
-        model: says how images are prepared.
+        model: trained model, which says how images are prepared.
         images: one file per channel; by default the first case that nnU-Net has preprocessed for the configuration,
             and where there is none, smooth noise.
 

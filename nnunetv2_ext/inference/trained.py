@@ -25,7 +25,7 @@ class TrainedModel:
     Attributes:
         trainer: name of the class that trained it.
         configuration: which of the plans' configurations it was trained for.
-        folds: in the order in which their logits are averaged.
+        folds: folds in the order in which their logits are averaged.
         plans_json: content of its plans.json.
         dataset_json: content of its dataset.json.
         mirroring_axes: along which axes its images may be mirrored, 0 the first spatial one; None: along none.

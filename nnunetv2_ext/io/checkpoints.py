@@ -36,7 +36,7 @@ def load_plain(path: Path, *, mmap: bool = False) -> Any:
     """Load tensors and plain Python and numpy values, onto the CPU.
 
     Args:
-        path: file.
+        path: path of the file.
         mmap: map the file, so that only the tensors that are used are read.
 
     Raises:

@@ -28,7 +28,7 @@ class TrainedNetwork:
     """What planning needs to know of a trainer.
 
     Attributes:
-        name: of the trainer.
+        name: name of the trainer.
         dims: the dimensions that it serves.
         recipe: how it is trained.
         batch_size: a variant's own one, instead of the plan's.

@@ -89,7 +89,7 @@ def plan_dataset(
         target: GB of the GPU, in units of 2**30 bytes.
         configurations: to plan; all that the trainers serve if empty.
         base_name: plans of nnU-Net whose data are used where they agree; they may be missing.
-        name: of the plans; by default the base's with the trainers and the target.
+        name: name of the plans; by default the base's with the trainers and the target.
         overwrite: replace plans of that name.
         known: predictions of earlier calls for the same dataset; those of this one are added.
 

@@ -41,7 +41,7 @@ class MemoryPlanner(ExperimentPlanner):
     Args:
         dataset: name or number, as nnU-Net takes it.
         affordable: networks, and the target.
-        plans_name: of the plans to write.
+        plans_name: name of the plans to write.
         base: plans whose preprocessed data are used where they agree; None if there are none.
         configurations: to plan; all that the networks serve if empty.
     """

@@ -55,7 +55,7 @@ def read_configuration(plans: dict[str, Any], dataset_json: dict[str, Any], name
     Args:
         plans: content of a plans file.
         dataset_json: content of the dataset's dataset.json.
-        name: of a configuration that the plans hold.
+        name: name of a configuration that the plans hold.
     """
     plans_manager = PlansManager(plans)
     configuration_manager = plans_manager.get_configuration(name)

@@ -54,7 +54,7 @@ def licences_of_start(entry: TrainerEntry, trainer: Any, network: Any) -> list[s
     """Return the licences of the published weights that a trainer starts from, in sentences.
 
     Args:
-        entry: of the catalog.
+        entry: entry of the catalog.
         trainer: the class.
         network: that was trained.
     """

@@ -68,9 +68,10 @@ def submit_flare(
         folds: which to take, as `0` or `all`; by default all numbered ones, or `all` where there is no other.
         checkpoint: file name in each fold's folder.
         mirroring: average over mirrored images at test time.
-        step_size: of the sliding window, as a share of the patch.
+        step_size: step of the sliding window, as a share of the patch.
         not_on_device: keep the sums of windows in main memory instead of the GPU's.
-        laptop: for the tasks without a GPU: OpenVINO instead of torch's network, 8 GB, and no CUDA in the image.
+        laptop: whether it is for the tasks without a GPU: OpenVINO instead of torch's network, 8 GB, and no CUDA in the
+            image.
         overwrite: replace an earlier build context.
 
     Returns:

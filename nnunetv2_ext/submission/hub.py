@@ -52,7 +52,7 @@ def submit_hub(
         output: folder to write.
         folds: which to take, as `0` or `all`; by default all numbered ones, or `all` where there is no other.
         checkpoint: file name in each fold's folder.
-        licence: of the weights, by the hub's identifiers, as `cc-by-4.0`.
+        licence: licence of the weights, by the hub's identifiers, as `cc-by-4.0`.
         comparison: comparison.json of `nnUNetv2_ext compare`, whose means the card shows.
         overwrite: replace an earlier folder.
 

@@ -42,9 +42,9 @@ def require_memory(folder: Path, model: TrainedModel, memory: float = MEMORY_GIB
     no such limit (Windows), the window is computed without it.
 
     Args:
-        folder: with the graphs.
+        folder: folder with the graphs.
         model: which they are of.
-        memory: in GiB.
+        memory: memory in GiB.
 
     Raises:
         UserError: if the window cannot be computed.

@@ -45,7 +45,7 @@ class CSVSink:
     """One row per epoch in `log.csv`, which is there whole after each; it has no place for numbers of a whole training.
 
     Args:
-        folder: of the fold.
+        folder: folder of the fold.
         first_epoch: the epoch that comes next; rows from it on are taken back.
         run: what the training is, by name.
     """

@@ -65,7 +65,7 @@ class ImageNetStartMixin(PublishedStartMixin):
     """Start from the ImageNet weights of a timm model.
 
     Attributes:
-        imagenet_weights: from a network to the published weights that it can start from.
+        imagenet_weights: function from a network to the published weights that it can start from.
     """
 
     published: ClassVar[str] = "ImageNet"

@@ -17,8 +17,8 @@ class Recipe:
     Attributes:
         optimizer: one of `OPTIMIZERS`.
         initial_lr: learning rate of the first epoch, or of the first after the warm-up.
-        weight_decay: for every parameter but those that the network exempts.
-        momentum: of stochastic gradient descent with Nesterov momentum; the others keep torch's defaults.
+        weight_decay: decay of every parameter but those that the network exempts.
+        momentum: momentum of stochastic gradient descent with Nesterov momentum; the others keep torch's defaults.
         warm_up: share of the epochs, rounded to whole ones, over which the learning rate rises linearly to
             `initial_lr`.
         dice_weight: factor of the Dice loss.

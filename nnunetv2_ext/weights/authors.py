@@ -37,17 +37,17 @@ class AuthorsSystem:
     attributes say in what; they hold for `fit_planned` alone.
 
     Attributes:
-        build: from the system's settings, under the keys of the golden files, to the network.
-        naming: from a network to the function from its tensors' names to the authors'.
+        build: function from the system's settings, under the keys of the golden files, to the network.
+        naming: function from a network to the function from its tensors' names to the authors'.
         segmentation_layers: pattern of the authors' names of layers that depend on the classes; None: there are none.
         ignored: pattern of the authors' names of tensors that no network needs: they follow from the settings, are
             never used, or are in the state dict under another name too.
-        module: for a method that is a module, the prefix that the authors' networks give it; a checkpoint of the module
+        module: prefix that the authors' networks give a method that is a module; a checkpoint of the module
             alone has names without it.
         replaced: pattern of the authors' names of tensors that a network built from a plan may have no place for.
         added: pattern of this package's names of tensors that only a network built from a plan has.
-        misfit: from a network built from a plan and the authors' tensors to the reason why they cannot fit, if there is
-            one that says more than the tensors' names.
+        misfit: function from a network built from a plan and the authors' tensors to the reason why they cannot fit, if
+            there is one that says more than the tensors' names.
     """
 
     build: Callable[[Mapping[str, Any]], nn.Module]
@@ -139,9 +139,10 @@ def fit_tensors(
     Args:
         expected: the network's state dict.
         given: tensors by the names of their source.
-        given_name: from a network's name to the source's.
+        given_name: function from a network's name to the source's.
         what: subject of the error's sentence.
-        may_differ: says of a network's name whether it may be missing or of another shape; it is left out then.
+        may_differ: function that says of a network's name whether it may be missing or of another shape; it is left out
+            then.
 
     Raises:
         WeightsError: naming, as the source does, each tensor that is missing, left over or of another shape.

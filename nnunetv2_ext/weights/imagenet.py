@@ -31,9 +31,9 @@ class Source:
     """Where one tensor of a network comes from.
 
     Attributes:
-        name: of timm's tensor.
+        name: name of timm's tensor.
         rows: part of timm's tensor, along its first axis; for example the queries of a map to queries, keys and values.
-        resize: gives a tensor of another shape, which it is asked for where the two differ.
+        resize: function that gives a tensor of another shape, which it is asked for where the two differ.
     """
 
     name: str
@@ -47,10 +47,10 @@ class ImageNetWeights:
 
     Attributes:
         model: timm's name of the model with the tag of its weights, for example `swin_tiny_patch4_window7_224.ms_in1k`.
-        source: from the name of one of the network's tensors to its source; None for a tensor that has none.
+        source: function from the name of one of the network's tensors to its source; None for a tensor that has none.
         unused: pattern of timm's names that have no place in the network.
-        arguments: of `timm.create_model`, with which the tensors are asked for: timm fits its first convolution to
-            `in_chans` and tables of positions to `img_size`.
+        arguments: arguments of `timm.create_model`, with which the tensors are asked for: timm fits its first
+            convolution to `in_chans` and tables of positions to `img_size`.
     """
 
     model: str

@@ -96,7 +96,7 @@ def fit_encoder(network: SwinUNETR, tensors: Mapping[str, Tensor], what: str) ->
 
     Args:
         network: built from a plan.
-        tensors: of the checkpoint, by its names.
+        tensors: tensors of the checkpoint, by its names.
         what: subject of the error's sentence.
 
     Raises:

@@ -58,7 +58,7 @@ class WindowGroups(NamedTuple):
 
     Attributes:
         counts: windows per axis.
-        ends: for each group the first and the last window (exclusive) along each axis, one after the other.
+        ends: first and last window (exclusive) of each group along each axis, one after the other.
         number_of_labels: labels are less than this.
     """
 
@@ -80,10 +80,11 @@ def attend_in_windows(
 
     Args:
         query: not scaled.
-        key: as many as queries.
-        value: as many as queries.
+        key: keys, as many as queries.
+        value: values, as many as queries.
         bias: added to the scores of every window.
-        labels: of each token of a sample's windows; tokens of different labels do not see each other. None: all do.
+        labels: label of each token of a sample's windows; tokens of different labels do not see each other. None: all
+            do.
         groups: windows that share a mask.
         backend: "fused", "operator" or "plain"; None: what suits the device, see the top of this file.
 

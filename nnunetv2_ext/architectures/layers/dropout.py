@@ -15,8 +15,8 @@ def draw_mask(dropout: nn.Dropout, shape: Sequence[int], device: torch.device) -
 
     Args:
         dropout: the layer, read for its rate and for whether it trains.
-        shape: of the tensor that `apply_mask` will get, or one that broadcasts to it.
-        device: of the mask.
+        shape: shape of the tensor that `apply_mask` will get, or one that broadcasts to it.
+        device: device of the mask.
 
     Returns:
         A boolean mask, true where an element is kept; None where all are.

@@ -43,7 +43,7 @@ class VGGStage(nn.Module):
         in_channels: channels of the input.
         channels: channels of the output.
         kernel: per axis.
-        stride: of the pooling.
+        stride: stride of the pooling.
         n_convs: number of convolutions.
         norm: put a norm behind each convolution.
     """
@@ -165,13 +165,13 @@ class DoubleUNet(UShapedNetwork):
     Args:
         input_channels: channels of the input.
         num_classes: channels of the logits.
-        dilations: of the convolutions at both bottoms, per axis or for all axes.
+        dilations: dilations of the convolutions at both bottoms, per axis or for all axes.
         encoder_norm: put norms into the first encoder, which has none in the paper.
         imagenet_input: normalise an image in [0, 1] by ImageNet's mean and deviation, and repeat a single channel three
             times.
         second_dca_input: what the second DCA module on the first encoder's skips reads: `first_dca`, the first one's
             output, as in the authors' code, or `encoder`, as the paper says.
-        arguments: as in `UShapedNetwork`; the second U-Net and the first decoder have half of `features`.
+        arguments: arguments as in `UShapedNetwork`; the second U-Net and the first decoder have half of `features`.
 
     Raises:
         ValueError: with `imagenet_input`, for other than one or three channels.

@@ -103,7 +103,7 @@ class R2UNet(UShapedNetwork):
         input_channels: channels of the input.
         num_classes: channels of the logits.
         recurrences: how often a convolution is applied again.
-        arguments: as in `UShapedNetwork`.
+        arguments: arguments as in `UShapedNetwork`.
     """
 
     def __init__(self, input_channels: int, num_classes: int, *, recurrences: int = 2, **arguments: Any) -> None:

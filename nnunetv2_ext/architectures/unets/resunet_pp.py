@@ -182,9 +182,9 @@ class ResUNetPP(UShapedNetwork):
             two stages have the same width.
         squeezed_features: hidden units of squeeze and excitation behind each stage but the last. None: an eighth of the
             channels behind the first stage, a sixteenth later, and at least 4.
-        bridge_dilations: of the bridge's convolutions, per axis or for all axes.
+        bridge_dilations: dilations of the bridge's convolutions, per axis or for all axes.
         output_dilations: the same at the output.
-        arguments: as in `UShapedNetwork`.
+        arguments: arguments as in `UShapedNetwork`.
     """
 
     AUTHORS_FEATURES: ClassVar[tuple[int, ...]] = (32, 64, 128, 256)

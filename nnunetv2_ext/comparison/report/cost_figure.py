@@ -27,7 +27,7 @@ class CostMeasure:
 
     Attributes:
         title: what it is, with its unit.
-        values: from each trainer for which it is known to its number.
+        values: number of each trainer for which it is known.
     """
 
     title: str

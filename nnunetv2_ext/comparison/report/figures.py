@@ -49,13 +49,13 @@ class _Rows:
     """A figure with one band per row, and an axis below them.
 
     Attributes:
-        figure: of this width.
+        figure: figure of this width.
         axes: its y are pixels from the top.
         centres: y of each band.
         band: height of the part of a row in which nothing but marks is.
         left: x at which the axis begins.
         bottom: y at which the axis is.
-        width: of the figure.
+        width: width of the figure.
     """
 
     figure: Figure

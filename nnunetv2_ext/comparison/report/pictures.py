@@ -55,7 +55,7 @@ class Picture:
     Attributes:
         name: identifier, of lower-case letters, digits and hyphens.
         case: its name.
-        why: for which trainers it is among the worst.
+        why: trainers for which it is among the worst.
         remark: the slice, and what could not be shown.
         panels: image, reference, and a prediction per trainer.
         legend: each label's name and colour.
@@ -104,7 +104,7 @@ def draw_worst_cases(comparison: Comparison, result: Result, room: int) -> tuple
 
     Args:
         comparison: names and files.
-        result: of the main metric on one dataset.
+        result: result of the main metric on one dataset.
         room: bytes that all drawings together may take.
 
     Returns:

@@ -19,7 +19,7 @@ class Slice:
     Attributes:
         axis: across which it lies; None for a picture.
         index: its number.
-        count: of slices along that axis.
+        count: number of slices along that axis.
         rows: axis that runs down.
         columns: axis that runs to the right.
         flips: whether rows and columns run backwards.
