@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +138,37 @@ def wait_for(bench: Bench, what: str, rest: str = "", *, after: int = 0) -> Even
             return found[-1]
         time.sleep(0.02)
     raise AssertionError(f"no {what} {rest} in {read_events(bench)}")
+
+
+@contextmanager
+def _held(pid: int) -> Iterator[int]:
+    """Yield a descriptor that means this very process, also when its number has gone to another one."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_of(bench: Bench, pid: int) -> bool:
+    """Return whether a process was started with the bench's folders: no other test's, and not the one that tests."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return os.fsencode(f"nnUNet_results={bench.root / 'results'}") in variables
+
+
+def send_signal(bench: Bench, pid: int, number: int) -> None:
+    """Send a signal to a process, if it is one of the bench."""
+    with _held(pid) as process:
+        assert _is_of(bench, pid), f"{pid} is no process of {bench.root}"
+        signal.pidfd_send_signal(process, number)
+
+
+def kill_what_is_left(bench: Bench) -> None:
+    """Kill all processes of the bench; how they are called, and who started them, does not matter."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError), _held(int(process.name)) as descriptor:
+            if _is_of(bench, int(process.name)):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
 
 
 def wait_for_text(file: Path, text: str) -> None:

@@ -18,7 +18,17 @@ from nnunetv2_ext.experiments.jobs import Job
 from nnunetv2_ext.experiments.locks import GPU_LOCKS_VARIABLE, take_gpus, take_lock
 from nnunetv2_ext.experiments.once import STOPPED, command_now, run_once
 from nnunetv2_ext.experiments.state import read_attempts
-from tests.experiments.bench import DATASET, OURS, Bench, check_every_epoch_once, read_events, wait_for, wait_for_text
+from tests.experiments.bench import (
+    DATASET,
+    OURS,
+    Bench,
+    check_every_epoch_once,
+    kill_what_is_left,
+    read_events,
+    send_signal,
+    wait_for,
+    wait_for_text,
+)
 
 MODEL = f"{OURS}__nnUNetPlans__2d"
 NAME, KEY = f"{MODEL}/fold_0", f"train/{DATASET}/{MODEL}/fold_0"
@@ -58,11 +68,7 @@ def runner(bench: Bench) -> Iterator[Runner]:
     for process in runner.started:
         process.kill()
         process.wait()
-    for event in read_events(bench):
-        try:
-            os.killpg(event.pid, signal.SIGKILL)  # a stand-in leads its group
-        except ProcessLookupError:
-            continue
+    kill_what_is_left(bench)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -95,7 +101,7 @@ def test_a_signal_in_validation_and_at_the_start(runner: Runner) -> None:
 def test_a_killed_training_is_started_again_at_once(runner: Runner) -> None:
     runner.bench.hold(2)
     once = runner.start()
-    os.kill(wait_for(runner.bench, "epoch", f"{NAME} 1").pid, signal.SIGKILL)
+    send_signal(runner.bench, wait_for(runner.bench, "epoch", f"{NAME} 1").pid, signal.SIGKILL)
     runner.bench.release()
     assert once.wait(60) == 0
     assert "killed by signal 9" in runner.job.log.read_text()
@@ -109,7 +115,7 @@ def test_a_killed_data_loader_is_a_failure_that_is_tried_again(runner: Runner) -
     once = runner.start()
     training = wait_for(runner.bench, "epoch", f"{NAME} 0").pid
     (child,) = Path(f"/proc/{training}/task/{training}/children").read_text().split()
-    os.kill(int(child), signal.SIGKILL)
+    send_signal(runner.bench, int(child), signal.SIGKILL)
     wait_for_text(Path(f"/proc/{child}/stat"), ") Z ")
     runner.bench.release()
     assert once.wait(60) == 0
@@ -137,7 +143,7 @@ def test_data_loaders_whose_training_and_wrapper_were_killed_are_ended(runner: R
     training = wait_for(runner.bench, "epoch", f"{NAME} 0").pid
     once.kill()
     once.wait()
-    os.kill(training, signal.SIGKILL)
+    send_signal(runner.bench, training, signal.SIGKILL)
     runner.bench.release()
     assert take_lock(runner.job.lock) is None  # the data loader holds it
     runner.finish()
@@ -183,7 +189,7 @@ def test_a_stop_that_came_from_elsewhere_is_passed_on_to_a_cluster_only(runner: 
 
 def stop_the_training_alone(bench: Bench) -> None:
     before = len(read_events(bench))
-    os.kill(wait_for(bench, "ready", NAME, after=before).pid, signal.SIGUSR1)
+    send_signal(bench, wait_for(bench, "ready", NAME, after=before).pid, signal.SIGUSR1)
     wait_for(bench, "asked", NAME, after=before)
     bench.release()
 
@@ -222,9 +228,13 @@ def test_two_users_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) 
         assert stat.S_IMODE((root / "locks").stat().st_mode) == 0o1777
         child = os.fork()
         if child == 0:
-            os.setuid(65534)
-            taken = take_gpus(["0", "1"], 1)
-            os._exit(0 if taken and list(taken) == ["1"] and take_gpus(["0", "1"], 1) is None else 1)
+            code = 1
+            try:
+                os.setuid(65534)
+                taken = take_gpus(["0", "1"], 1)
+                code = 0 if taken and list(taken) == ["1"] and take_gpus(["0", "1"], 1) is None else 2
+            finally:
+                os._exit(code)  # whatever happened: a copy of the tests must not go on
         assert os.waitpid(child, 0)[1] == 0
         # The lock of the other's file, which it has left.
         assert list(take_gpus(["0", "1"], 1) or []) == ["1"]
