@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -190,6 +191,25 @@ def check_every_epoch_once(bench: Bench, trainings: int) -> None:
             epochs.setdefault(job, []).append(int(epoch))
     assert len(epochs) == trainings
     assert all(done == list(range(EPOCHS)) for done in epochs.values()), epochs
+
+
+# What an engine writes for itself; all else is the same whoever ran the experiment.
+OF_AN_ENGINE = {"Snakefile", "jobs.json", "profile", ".snakemake", ".head.lock", "slurm"}
+
+
+def files_of_an_experiment(bench: Bench) -> dict[str, bytes]:
+    """Return what an experiment left in nnU-Net's folders and in its own, by path; logs and locks without content."""
+    found = {}
+    for folder in ("preprocessed", "results", "study"):
+        for path in sorted((bench.root / folder).rglob("*")):
+            name = path.relative_to(bench.root)
+            if path.is_file() and not (folder == "study" and name.parts[1] in OF_AN_ENGINE):
+                timed = path.suffix in (".log", ".lock")
+                content = b"" if timed else path.read_bytes()
+                # A stamp says which Python wrote it, which in one environment has several names.
+                content = re.sub(rb'/python[\d.]*"', b'/python"', content)
+                found[str(name)] = content.replace(os.fsencode(bench.root), b"ROOT")
+    return found
 
 
 def make_bench(root: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:

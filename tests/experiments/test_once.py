@@ -37,13 +37,15 @@ NAME, KEY = f"{MODEL}/fold_0", f"train/{DATASET}/{MODEL}/fold_0"
 class Runner:
     """Starts `once` as an engine does."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, engine: str) -> None:
         bench.write(configurations=["2d"], trainers=[OURS])
         self.bench = bench
+        self.engine = engine
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *options: str, key: str = KEY, **variables: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "nnunetv2_ext.experiments.once", str(self.bench.file), key, *options]
+        once = [sys.executable, "-m", "nnunetv2_ext.experiments.once", str(self.bench.file), key]
+        command = [*once, "--engine", self.engine, *options]
         process = subprocess.Popen(
             command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -61,9 +63,12 @@ class Runner:
         return self.bench.graph(configurations=["2d"], trainers=[OURS]).jobs[KEY]
 
 
+both_engines = pytest.mark.parametrize("runner", ["workstation", "slurm"], indirect=True)
+
+
 @pytest.fixture
-def runner(bench: Bench) -> Iterator[Runner]:
-    runner = Runner(bench)
+def runner(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Runner]:
+    runner = Runner(bench, getattr(request, "param", "workstation"))
     yield runner
     for process in runner.started:
         process.kill()
@@ -85,19 +90,22 @@ def test_a_signal_stops_after_the_epoch_and_the_next_start_goes_on(runner: Runne
     assert "--c" in wait_for(runner.bench, "start", NAME).rest
 
 
-def test_a_signal_in_validation_and_at_the_start(runner: Runner) -> None:
+@both_engines
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_validation_and_at_the_start(runner: Runner, number: int) -> None:
     once = runner.start(FAKE_START_SECONDS="30")
     wait_for(runner.bench, "start", NAME)
-    once.send_signal(signal.SIGUSR1)
+    once.send_signal(number)
     assert once.wait(60) == STOPPED
     once = runner.start(FAKE_VALIDATION_SECONDS="30")
     wait_for(runner.bench, "validation", NAME)
-    once.send_signal(signal.SIGTERM)
+    once.send_signal(number)
     assert once.wait(60) == STOPPED
     assert not runner.job.is_done()
     runner.finish()
 
 
+@both_engines
 def test_a_killed_training_is_started_again_at_once(runner: Runner) -> None:
     runner.bench.hold(2)
     once = runner.start()
@@ -110,6 +118,7 @@ def test_a_killed_training_is_started_again_at_once(runner: Runner) -> None:
     assert not runner.job.attempts.exists()
 
 
+@both_engines
 def test_a_killed_data_loader_is_a_failure_that_is_tried_again(runner: Runner) -> None:
     runner.bench.hold(1)
     once = runner.start()
@@ -123,6 +132,7 @@ def test_a_killed_data_loader_is_a_failure_that_is_tried_again(runner: Runner) -
     check_every_epoch_once(runner.bench, trainings=1)
 
 
+@both_engines
 def test_a_training_whose_wrapper_was_killed_is_waited_for(runner: Runner) -> None:
     runner.bench.hold(1)
     once = runner.start()
@@ -137,6 +147,7 @@ def test_a_training_whose_wrapper_was_killed_is_waited_for(runner: Runner) -> No
     assert [event.what for event in read_events(runner.bench)].count("start") == 1
 
 
+@both_engines
 def test_data_loaders_whose_training_and_wrapper_were_killed_are_ended(runner: Runner) -> None:
     runner.bench.hold(1)
     once = runner.start()
@@ -163,8 +174,9 @@ def test_what_fails_at_once_is_given_up_until_it_is_asked_for(runner: Runner) ->
     runner.finish()
 
 
-def test_a_new_epoch_starts_the_count_of_failures_again(runner: Runner) -> None:
-    # The disk is full while the checkpoints of four epochs are written, and each is trained again.
+@both_engines
+def test_a_full_disk_is_a_failure_and_a_new_epoch_starts_the_count_again(runner: Runner) -> None:
+    # The disk is full while the checkpoint of the first epoch is written, twice.
     runner.bench.break_("disk_full", f"{MODEL}.fold_0", times=2)
     runner.finish()
     assert "No space left on device" in runner.job.log.read_text()
