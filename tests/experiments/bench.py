@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -138,6 +141,37 @@ def wait_for(bench: Bench, what: str, rest: str = "", *, after: int = 0) -> Even
     raise AssertionError(f"no {what} {rest} in {read_events(bench)}")
 
 
+@contextmanager
+def _held(pid: int) -> Iterator[int]:
+    """Yield a descriptor that means this very process, also when its number has gone to another one."""
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _is_of(bench: Bench, pid: int) -> bool:
+    """Return whether a process was started with the bench's folders: no other test's, and not the one that tests."""
+    variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return os.fsencode(f"nnUNet_results={bench.root / 'results'}") in variables
+
+
+def send_signal(bench: Bench, pid: int, number: int) -> None:
+    """Send a signal to a process, if it is one of the bench."""
+    with _held(pid) as process:
+        assert _is_of(bench, pid), f"{pid} is no process of {bench.root}"
+        signal.pidfd_send_signal(process, number)
+
+
+def kill_what_is_left(bench: Bench) -> None:
+    """Kill all processes of the bench; how they are called, and who started them, does not matter."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError), _held(int(process.name)) as descriptor:
+            if _is_of(bench, int(process.name)):
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
 def wait_for_text(file: Path, text: str) -> None:
     """Wait until a file holds a text."""
     deadline = time.monotonic() + 60
@@ -157,6 +191,25 @@ def check_every_epoch_once(bench: Bench, trainings: int) -> None:
             epochs.setdefault(job, []).append(int(epoch))
     assert len(epochs) == trainings
     assert all(done == list(range(EPOCHS)) for done in epochs.values()), epochs
+
+
+# What an engine writes for itself; all else is the same whoever ran the experiment.
+OF_AN_ENGINE = {"Snakefile", "jobs.json", "profile", ".snakemake", ".head.lock", "slurm"}
+
+
+def files_of_an_experiment(bench: Bench) -> dict[str, bytes]:
+    """Return what an experiment left in nnU-Net's folders and in its own, by path; logs and locks without content."""
+    found = {}
+    for folder in ("preprocessed", "results", "study"):
+        for path in sorted((bench.root / folder).rglob("*")):
+            name = path.relative_to(bench.root)
+            if path.is_file() and not (folder == "study" and name.parts[1] in OF_AN_ENGINE):
+                timed = path.suffix in (".log", ".lock")
+                content = b"" if timed else path.read_bytes()
+                # A stamp says which Python wrote it, which in one environment has several names.
+                content = re.sub(rb'/python[\d.]*"', b'/python"', content)
+                found[str(name)] = content.replace(os.fsencode(bench.root), b"ROOT")
+    return found
 
 
 def make_bench(root: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:

@@ -65,6 +65,13 @@ def _free_port() -> int:
         return listener.getsockname()[1]
 
 
+def _command_of(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 class RealSlurm:
     """A controller and a node, with two CPUs and two GPUs that are none."""
 
@@ -122,6 +129,8 @@ class RealSlurm:
         if not file.is_file():
             return
         pid = int(file.read_text())
+        if str(self.folder).encode() not in _command_of(pid):
+            return  # it has ended, and its number is another's
         deadline = time.monotonic() + 30
         try:
             os.kill(pid, 15)

@@ -18,7 +18,17 @@ from nnunetv2_ext.experiments.jobs import Job
 from nnunetv2_ext.experiments.locks import GPU_LOCKS_VARIABLE, take_gpus, take_lock
 from nnunetv2_ext.experiments.once import STOPPED, command_now, run_once
 from nnunetv2_ext.experiments.state import read_attempts
-from tests.experiments.bench import DATASET, OURS, Bench, check_every_epoch_once, read_events, wait_for, wait_for_text
+from tests.experiments.bench import (
+    DATASET,
+    OURS,
+    Bench,
+    check_every_epoch_once,
+    kill_what_is_left,
+    read_events,
+    send_signal,
+    wait_for,
+    wait_for_text,
+)
 
 MODEL = f"{OURS}__nnUNetPlans__2d"
 NAME, KEY = f"{MODEL}/fold_0", f"train/{DATASET}/{MODEL}/fold_0"
@@ -27,13 +37,15 @@ NAME, KEY = f"{MODEL}/fold_0", f"train/{DATASET}/{MODEL}/fold_0"
 class Runner:
     """Starts `once` as an engine does."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Bench, engine: str) -> None:
         bench.write(configurations=["2d"], trainers=[OURS])
         self.bench = bench
+        self.engine = engine
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start(self, *options: str, key: str = KEY, **variables: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "nnunetv2_ext.experiments.once", str(self.bench.file), key, *options]
+        once = [sys.executable, "-m", "nnunetv2_ext.experiments.once", str(self.bench.file), key]
+        command = [*once, "--engine", self.engine, *options]
         process = subprocess.Popen(
             command, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -51,18 +63,17 @@ class Runner:
         return self.bench.graph(configurations=["2d"], trainers=[OURS]).jobs[KEY]
 
 
+both_engines = pytest.mark.parametrize("runner", ["workstation", "slurm"], indirect=True)
+
+
 @pytest.fixture
-def runner(bench: Bench) -> Iterator[Runner]:
-    runner = Runner(bench)
+def runner(bench: Bench, request: pytest.FixtureRequest) -> Iterator[Runner]:
+    runner = Runner(bench, getattr(request, "param", "workstation"))
     yield runner
     for process in runner.started:
         process.kill()
         process.wait()
-    for event in read_events(bench):
-        try:
-            os.killpg(event.pid, signal.SIGKILL)  # a stand-in leads its group
-        except ProcessLookupError:
-            continue
+    kill_what_is_left(bench)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
@@ -79,23 +90,26 @@ def test_a_signal_stops_after_the_epoch_and_the_next_start_goes_on(runner: Runne
     assert "--c" in wait_for(runner.bench, "start", NAME).rest
 
 
-def test_a_signal_in_validation_and_at_the_start(runner: Runner) -> None:
+@both_engines
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_in_validation_and_at_the_start(runner: Runner, number: int) -> None:
     once = runner.start(FAKE_START_SECONDS="30")
     wait_for(runner.bench, "start", NAME)
-    once.send_signal(signal.SIGUSR1)
+    once.send_signal(number)
     assert once.wait(60) == STOPPED
     once = runner.start(FAKE_VALIDATION_SECONDS="30")
     wait_for(runner.bench, "validation", NAME)
-    once.send_signal(signal.SIGTERM)
+    once.send_signal(number)
     assert once.wait(60) == STOPPED
     assert not runner.job.is_done()
     runner.finish()
 
 
+@both_engines
 def test_a_killed_training_is_started_again_at_once(runner: Runner) -> None:
     runner.bench.hold(2)
     once = runner.start()
-    os.kill(wait_for(runner.bench, "epoch", f"{NAME} 1").pid, signal.SIGKILL)
+    send_signal(runner.bench, wait_for(runner.bench, "epoch", f"{NAME} 1").pid, signal.SIGKILL)
     runner.bench.release()
     assert once.wait(60) == 0
     assert "killed by signal 9" in runner.job.log.read_text()
@@ -104,12 +118,13 @@ def test_a_killed_training_is_started_again_at_once(runner: Runner) -> None:
     assert not runner.job.attempts.exists()
 
 
+@both_engines
 def test_a_killed_data_loader_is_a_failure_that_is_tried_again(runner: Runner) -> None:
     runner.bench.hold(1)
     once = runner.start()
     training = wait_for(runner.bench, "epoch", f"{NAME} 0").pid
     (child,) = Path(f"/proc/{training}/task/{training}/children").read_text().split()
-    os.kill(int(child), signal.SIGKILL)
+    send_signal(runner.bench, int(child), signal.SIGKILL)
     wait_for_text(Path(f"/proc/{child}/stat"), ") Z ")
     runner.bench.release()
     assert once.wait(60) == 0
@@ -117,6 +132,7 @@ def test_a_killed_data_loader_is_a_failure_that_is_tried_again(runner: Runner) -
     check_every_epoch_once(runner.bench, trainings=1)
 
 
+@both_engines
 def test_a_training_whose_wrapper_was_killed_is_waited_for(runner: Runner) -> None:
     runner.bench.hold(1)
     once = runner.start()
@@ -131,13 +147,14 @@ def test_a_training_whose_wrapper_was_killed_is_waited_for(runner: Runner) -> No
     assert [event.what for event in read_events(runner.bench)].count("start") == 1
 
 
+@both_engines
 def test_data_loaders_whose_training_and_wrapper_were_killed_are_ended(runner: Runner) -> None:
     runner.bench.hold(1)
     once = runner.start()
     training = wait_for(runner.bench, "epoch", f"{NAME} 0").pid
     once.kill()
     once.wait()
-    os.kill(training, signal.SIGKILL)
+    send_signal(runner.bench, training, signal.SIGKILL)
     runner.bench.release()
     assert take_lock(runner.job.lock) is None  # the data loader holds it
     runner.finish()
@@ -157,8 +174,9 @@ def test_what_fails_at_once_is_given_up_until_it_is_asked_for(runner: Runner) ->
     runner.finish()
 
 
-def test_a_new_epoch_starts_the_count_of_failures_again(runner: Runner) -> None:
-    # The disk is full while the checkpoints of four epochs are written, and each is trained again.
+@both_engines
+def test_a_full_disk_is_a_failure_and_a_new_epoch_starts_the_count_again(runner: Runner) -> None:
+    # The disk is full while the checkpoint of the first epoch is written, twice.
     runner.bench.break_("disk_full", f"{MODEL}.fold_0", times=2)
     runner.finish()
     assert "No space left on device" in runner.job.log.read_text()
@@ -183,7 +201,7 @@ def test_a_stop_that_came_from_elsewhere_is_passed_on_to_a_cluster_only(runner: 
 
 def stop_the_training_alone(bench: Bench) -> None:
     before = len(read_events(bench))
-    os.kill(wait_for(bench, "ready", NAME, after=before).pid, signal.SIGUSR1)
+    send_signal(bench, wait_for(bench, "ready", NAME, after=before).pid, signal.SIGUSR1)
     wait_for(bench, "asked", NAME, after=before)
     bench.release()
 
@@ -222,9 +240,13 @@ def test_two_users_share_the_gpus_of_a_machine(monkeypatch: pytest.MonkeyPatch) 
         assert stat.S_IMODE((root / "locks").stat().st_mode) == 0o1777
         child = os.fork()
         if child == 0:
-            os.setuid(65534)
-            taken = take_gpus(["0", "1"], 1)
-            os._exit(0 if taken and list(taken) == ["1"] and take_gpus(["0", "1"], 1) is None else 1)
+            code = 1
+            try:
+                os.setuid(65534)
+                taken = take_gpus(["0", "1"], 1)
+                code = 0 if taken and list(taken) == ["1"] and take_gpus(["0", "1"], 1) is None else 2
+            finally:
+                os._exit(code)  # whatever happened: a copy of the tests must not go on
         assert os.waitpid(child, 0)[1] == 0
         # The lock of the other's file, which it has left.
         assert list(take_gpus(["0", "1"], 1) or []) == ["1"]

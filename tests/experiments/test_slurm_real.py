@@ -18,7 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.experiments.bench import DATASET, NNUNETS, OURS, Bench, check_every_epoch_once, read_events, wait_for
+from tests.experiments.bench import (
+    DATASET,
+    NNUNETS,
+    OURS,
+    Bench,
+    check_every_epoch_once,
+    kill_what_is_left,
+    read_events,
+    send_signal,
+    wait_for,
+)
 from tests.experiments.real_slurm import RealSlurm, why_not
 
 pytestmark = [
@@ -41,7 +51,6 @@ def slurm() -> Iterator[RealSlurm]:
         yield slurm
     finally:
         slurm.stop()
-        shutil.copytree(folder / "log", "/work/tmp/slurm/lastlog", dirs_exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -97,6 +106,7 @@ def cluster(bench: Bench, slurm: RealSlurm, monkeypatch: pytest.MonkeyPatch) -> 
     yield cluster
     slurm.ask("scancel", f"--user={os.geteuid()}")
     cluster.wait_until_empty()
+    kill_what_is_left(bench)
 
 
 def moments(bench: Bench, what: str, part: str) -> list[float]:
@@ -157,7 +167,7 @@ def test_requeued_preempted_and_killed_trainings_go_on(cluster: Cluster, monkeyp
         wait_for(bench, "epoch", f"{MODEL}/fold_{fold} 0")
     # One is put back by hand; of the other the training alone is killed, and its job starts it again.
     cluster.slurm.ask("scontrol", "requeue", cluster.number(0))
-    os.kill(wait_for(bench, "start", f"{MODEL}/fold_1").pid, signal.SIGKILL)
+    send_signal(bench, wait_for(bench, "start", f"{MODEL}/fold_1").pid, signal.SIGKILL)
     wait_for(bench, "stop", f"{MODEL}/fold_0")
     # A job of higher priority takes the whole node.
     before, mark = len(read_events(bench)), bench.root / "urgent"
@@ -208,7 +218,7 @@ def test_a_controller_that_is_away_harms_no_training(cluster: Cluster, monkeypat
     away = time.monotonic()
     try:
         # One stops meanwhile, and asks to be put back; the other ends.
-        os.kill(wait_for(cluster.bench, "start", f"{MODEL}/fold_0").pid, signal.SIGUSR1)
+        send_signal(cluster.bench, wait_for(cluster.bench, "start", f"{MODEL}/fold_0").pid, signal.SIGUSR1)
         command = [sys.executable, "-m", "nnunetv2_ext.cli", "run", str(cluster.bench.file), "--engine", "slurm"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as waiting:
             wait_for(cluster.bench, "end", f"{MODEL}/fold_1")

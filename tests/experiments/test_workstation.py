@@ -21,8 +21,10 @@ from tests.experiments.bench import (
     OURS,
     Bench,
     check_every_epoch_once,
+    kill_what_is_left,
     make_bench,
     read_events,
+    send_signal,
     wait_for,
     wait_for_text,
 )
@@ -82,12 +84,7 @@ def command(bench: Bench) -> Iterator[Command]:
     for process in command.started:
         process.kill()
         process.wait()
-    folder = bench.root / "study"
-    for pid in [*processes_in(folder), *(event.pid for event in read_events(bench))] if folder.is_dir() else []:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    kill_what_is_left(bench)
 
 
 def test_a_failing_fold_stops_what_needs_it_alone_and_retry_finishes_the_experiment(command: Command) -> None:
@@ -164,7 +161,7 @@ def test_ctrl_c_and_killed_heads_lose_no_epoch_and_start_nothing_twice(command: 
     second.wait()
     assert "is running already" in command(expect=1)
     (snakemake,) = processes_in(folder, b"snakemake", b"--workflow-profile")
-    os.kill(snakemake, signal.SIGKILL)
+    send_signal(bench, snakemake, signal.SIGKILL)
     while processes_in(folder, b"snakemake", b"--workflow-profile"):
         time.sleep(0.05)
     assert any((folder / ".snakemake" / "locks").iterdir())
