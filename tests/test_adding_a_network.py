@@ -86,7 +86,7 @@ def test_the_page_names_every_file(tmp_path: Path) -> None:
     (copy / "docs/networks" / f"{NAME}.md").write_text(DOCS_PAGE)
     family = f"| [{NETWORK}](docs/networks/{NAME}.md) | `{TRAINER}[DS]` | 2D, 3D | nobody | nothing |\n"
     insert(copy / "README.md", "| [DANIE](", family)
-    insert(copy / "CHANGELOG.md", "### Changed\n\n- torch 2.6", f"- {NETWORK}.\n\n")
+    insert(copy / "CHANGELOG.md", "## [0.1.0]", f"- {NETWORK}.\n\n")
     insert(
         copy / "CITATION.cff",
         '  - type: article\n    title: "nnU-Net: ',
