@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -141,10 +142,17 @@ def _open_onnxruntime(path: Path, device: torch.device, threads: int) -> Session
 
 def _open_openvino(path: Path, _device: torch.device, threads: int) -> Session:
     openvino = require_package("openvino")
-    core = openvino.Core()
     # Without the hint OpenVINO computes in bfloat16 where a CPU can.
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(path), "CPU", settings)
+
+    def compile_graph() -> Any:
+        core = openvino.Core()
+        return core.compile_model(core.read_model(path), "CPU", settings)
+
+    # Whichever thread compiles gets a stack for its signals, which is freed with OpenVINO's last object. If that is in
+    # another thread, the next signal ends the process: so a thread compiles that takes no signals and then ends.
+    with ThreadPoolExecutor(1) as thread:
+        compiled = thread.submit(compile_graph).result()
     # Its output is the request's own memory, which the next window takes.
     return lambda image: np.array(compiled(image)[0])
 

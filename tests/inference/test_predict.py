@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_ext import cli
 from nnunetv2_ext.inference import backends, predict
+from nnunetv2_ext.inference.backends import open_session
 from tests.inference.conftest import Exported
 from tests.planned_data import REGIONS, clean_environment
 from tests.submission.test_flare import zip_model
@@ -88,6 +91,29 @@ def test_files_give_torchs_segmentations(exported: Exported, tmp_path: Path, bac
     with pytest.raises(AssertionError):
         same(tmp_path / "one", tmp_path / "torch", 1e-4)
     assert json.loads((tmp_path / "one" / "prediction.json").read_text())["backend"] == backend
+
+
+def signal_stack() -> tuple[int | None, int]:
+    """Return address and size of the memory on which this thread takes signals."""
+
+    class Stack(ctypes.Structure):
+        _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+    stack = Stack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    return stack.address, stack.size
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at Linux's stack for signals")
+def test_a_signal_after_openvino_is_survived(exported: Exported) -> None:
+    """OpenVINO sets a stack for signals, and may free it in another thread."""
+    before = signal_stack()
+    sessions = [open_session(exported.graphs / "fold_0.xml", "openvino", CPU)]
+    assert signal_stack() == before
+    thread = threading.Thread(target=sessions.clear)
+    thread.start()
+    thread.join()
+    assert signal_stack() == before
 
 
 def test_openvino_computes_onnx_files_too(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
