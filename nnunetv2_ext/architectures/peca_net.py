@@ -101,6 +101,12 @@ class PairedAttention(nn.Module):
         self.channel_squeeze = nn.Linear(quarter, quarter // 2, bias=False)
         self.channel_excite = nn.Linear(quarter // 2, quarter, bias=False)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        moved = super()._apply(fn, recurse)
+        # Not in the state dict: zero also after `to_empty`.
+        self.no_bias.zero_()
+        return moved
+
     def initialise_as_encoder(self) -> None:
         """Draw the linear maps as the authors' encoder does; their decoder keeps torch's own initialisation."""
         for layer in (
