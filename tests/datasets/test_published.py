@@ -213,6 +213,19 @@ def test_isic(tmp_path: Path) -> None:
     assert [case.name for case in source.test_cases] == in_order[2074:]
 
 
+def test_flare24_task_2_has_the_cases_of_flare22(tmp_path: Path) -> None:
+    """The download's folders; pseudo-labels and images without labels are passed over."""
+    touch(tmp_path, [f"train_gt_label/imagesTr/FLARE22_Tr_{n:04d}_0000.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, [f"train_gt_label/labelsTr/FLARE22_Tr_{n:04d}.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, [f"validation/Validation-Public-Images/FLARETs_{n:04d}_0000.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, [f"validation/Validation-Public-Labels/FLARETs_{n:04d}.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, ["train_pseudo_label/imagesTr/Case_00001_0000.nii.gz"])
+    touch(tmp_path, [f"train_pseudo_label/{team}/Case_00001.nii.gz" for team in ("flare22_aladdin5_pseudo", "other")])
+    source = collect_dataset("FLARE24-T2", tmp_path)
+    assert sizes(source) == (50, 50, [])
+    assert all(case.label is not None for case in source.test_cases)
+
+
 @pytest.mark.parametrize(("edition", "cases"), [("FLARE22", 50), ("FLARE23", 2200)])
 def test_flare22_and_flare23(tmp_path: Path, edition: str, cases: int) -> None:
     stem = f"{edition}_Tr" if edition == "FLARE22" else edition

@@ -78,6 +78,25 @@ def flare22(folder: Path, numbers: Iterable[int]) -> Path:
     return folder
 
 
+def flare24_t3(folder: Path, numbers: Iterable[int]) -> Path:
+    """Labelled CT, and two MRI, of which one has no label and no number of its channel."""
+    for number in numbers:
+        write_ct(
+            folder / "train_CT_gt_label" / "imagesTr" / f"FLARE22_Tr_{number:04d}_0000.nii.gz",
+            folder / "train_CT_gt_label" / "labelsTr" / f"FLARE22_Tr_{number:04d}.nii.gz",
+            *(number, range(1, 14), 1),
+        )
+    validation = folder / "validation"
+    write_ct(
+        validation / "MRI_imagesVal" / "amos_0507_0000.nii.gz",
+        validation / "MRI_labelsVal" / "amos_0507.nii.gz",
+        *(507, range(1, 14), 1),
+    )
+    write_volume(validation / "MRI_imagesVal" / "amos_0508.nii.gz", np.zeros(VOLUME, dtype=np.int16))
+    write_volume(folder / "train_MRI_unlabeled" / "amos_0600_0000.nii.gz", np.zeros(VOLUME, dtype=np.int16))
+    return folder
+
+
 def pancancer_ct(folder: Path, numbers: Iterable[int]) -> Path:
     """The last of the cases has no lesion, and one image has no label; how the folders are called does not matter."""
     *_, last = numbers
