@@ -23,6 +23,9 @@ from tests.test_docs import ROOT, table
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
 
+# A statement about other people's work names a part of a repository, a section of a paper, or a challenge's page.
+SOURCES = r"[\w-]+/[\w-]+(, commit \w{7})?: .|(DCA: )?arXiv \d{4}\.\d{5}: .|[\w-]+\.[\w.-]+: .|DANIE's paper"
+
 
 def touch(folder: Path, names: Iterable[str]) -> Path:
     """Make empty files: what a dataset is made of follows from the names alone."""
@@ -40,6 +43,8 @@ def sizes(source: Source) -> tuple[int, int, list[tuple[int, int]]]:
         assert not set(split.train) & set(split.val)
         assert {*split.train, *split.val} <= known
         assert (len(set(split.train)), len(set(split.val))) == (len(split.train), len(split.val))
+        for source_of_split in split.source.split("; "):
+            assert re.match(SOURCES, source_of_split), source_of_split
     folds = [(len(split.train), len(split.val)) for split in source.splits]
     return len(source.training_cases), len(source.test_cases), folds
 

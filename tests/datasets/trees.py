@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from tests.strange_pictures import clinicdb_mask, clinicdb_picture
+from tests.strangers import clinicdb_mask, clinicdb_picture
 
 VOLUME = (8, 24, 24)  # z, y, x
 PICTURE = (32, 40)  # y, x
