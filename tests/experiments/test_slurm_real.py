@@ -78,7 +78,7 @@ class Cluster:
     def run(self, *options: str, expect: int = 0) -> str:
         command = [sys.executable, "-m", "nnunetv2_ext.cli", "run", str(self.bench.file), "--engine", "slurm", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == expect, done.stdout + done.stderr
+        assert done.returncode == expect, done.stdout + done.stderr + self.slurm.log()
         return done.stdout + done.stderr
 
     def queue(self, form: str = "%F_%K %T %r %j") -> str:
@@ -182,7 +182,7 @@ def test_requeued_preempted_and_killed_trainings_go_on(cluster: Cluster, monkeyp
     cluster.wait_until_empty()
     assert mark.is_file()
     check_every_epoch_once(bench, trainings=2)
-    assert "preempt" in (cluster.slurm.folder / "log" / "slurmctld.log").read_text()
+    assert "preempt" in cluster.slurm.log()
     assert moments(bench, "find_best", "")
 
 
