@@ -1,8 +1,9 @@
 """What fits on which GPU: patch and batch that planning finds for each trainer, as a table.
 
-    python -m benchmarks.planning [TRAINER ...] [--shapes CT MRI ACDC] [--targets 8 12 16 24 40 80]
+Predicted, not measured: no GPU takes part. Predictions for one target serve the others of a row too, so that the
+slowest plan of a row, most often the first, says how long one takes. The tables go into docs/planning.md.
 
-Predicted, not measured: no GPU takes part. docs/planning.md has the tables.
+Usage: python -m benchmarks.planning [TRAINER ...] [--shapes CT MRI ACDC] [--targets 8 12 16 24 40 80] [--print]
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import argparse
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
 
+from benchmarks.page import PAGE, write_block
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.io.tables import format_table
 
@@ -29,6 +32,11 @@ SHAPES: dict[str, tuple[tuple[float, ...], tuple[int, ...], int, int, int]] = {
 }
 TRAINERS = ("", "PECANet", "DCA", "DCAUNet", "NNFormerRecA", "SwinUNETRRecA")
 TRAINERS_2D = ("SwinUNetRecA", "DATransUNetRecA", "DANIE_S")
+TITLES = {
+    "CT": "Abdominal CT: {2} channel, {3} classes, median {1} voxels of {0} mm",
+    "MRI": "Brain MRI: {2} channels, {3} classes, median {1} voxels of {0} mm",
+    "ACDC": "ACDC: {2} channel, {3} classes, median {1} voxels of {0} mm",
+}
 
 
 def write_shape(root: Path, number: int, name: str) -> str:
@@ -60,32 +68,38 @@ def write_shape(root: Path, number: int, name: str) -> str:
     return str(number)
 
 
-def plan_row(dataset: str, trainer: str, targets: list[float], known: dict[Any, Any]) -> list[str]:
-    """Plan one trainer for each target; predictions are shared between the targets."""
+def plan_row(dataset: str, trainer: str, targets: list[float]) -> list[str]:
+    """Plan one trainer for each target; the last cell has the seconds of process time of the slowest plan."""
     from nnunetv2_ext.planning.plan import plan_dataset
 
     name = f"nnUNetTrainer{trainer}"
     configuration = "2d" if trainer in TRAINERS_2D else "3d_fullres"
-    row = [name]
+    row, slowest = [f"`{name}`, {configuration[:2].upper()}"], 0.0
+    known: dict[Any, Any] = {}
     for target in targets:
+        start = time.process_time()
         try:
             planning = plan_dataset(dataset, [name], target=target, configurations=[configuration], known=known)
         except UserError:
             row.append("none")
             continue
+        finally:
+            slowest = max(slowest, time.process_time() - start)
         each = planning.configurations[0]
         memory = each.memory[name].total / 2**30
         row.append(f"{' x '.join(map(str, each.patch_size))}, {each.batch_size} ({memory:.1f})")
-    return row
+    return [*row, f"{slowest:.0f}"]
 
 
 def main() -> None:
-    """Print one table per shape, row by row as they are found."""
+    """Print each row as it is found, and write one table per shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trainers", nargs="*", default=[*TRAINERS, *TRAINERS_2D])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--targets", nargs="+", type=float, default=list(TARGETS))
+    parser.add_argument("--print", action="store_true", help="print the rows instead of writing the page")
     arguments = parser.parse_args()
+    tables = []
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         os.environ.update(
@@ -93,12 +107,20 @@ def main() -> None:
         )
         for number, shape in enumerate(arguments.shapes, start=900):
             dataset = write_shape(root, number, shape)
-            print(f"\n{shape}: spacing, median shape, channels, classes, cases {SHAPES[shape]}")
-            header = ["trainer", *(f"{target:g} GB" for target in arguments.targets)]
-            print(format_table(header, [], markdown=True, padded=False), flush=True)
+            rows = []
             for trainer in arguments.trainers:
-                row = plan_row(dataset, trainer, arguments.targets, {})
-                print("| " + " | ".join(row) + " |", flush=True)
+                rows.append(plan_row(dataset, trainer, arguments.targets))
+                print(f"| {shape}: {' | '.join(rows[-1])} |", flush=True)
+            tables.append(make_table(shape, arguments.targets, rows))
+    if not arguments.print:
+        write_block("planned", "\n\n".join(tables), page=PAGE.with_name("planning.md"))
+
+
+def make_table(shape: str, targets: list[float], rows: list[list[str]]) -> str:
+    """Write the table of one dataset, with its title."""
+    values = (" x ".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in SHAPES[shape])
+    header = ["trainer", *(f"{target:g} GB" for target in targets), "slowest plan, s"]
+    return f"{TITLES[shape].format(*values)}.\n\n{format_table(header, rows, markdown=True, padded=False)}"
 
 
 if __name__ == "__main__":

@@ -1,15 +1,34 @@
-"""Images in the forms that strangers have, made byte by byte: what no writing library of the tests would write."""
+"""Images in the forms that strangers have, made byte by byte: what no writing library of the tests would write.
+
+The tests of the readers, of `convert`, `evaluate` and `submit` all take them from here.
+"""
 
 from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-__all__ = ["HEADERS", "REFUSED_BY_ITK", "SPACING", "nifti", "nifti_bytes", "stored_labels"]
+__all__ = [
+    "HEADERS",
+    "NO_LABEL_PICTURES",
+    "OTHER_HEADERS",
+    "REFUSED_BY_ITK",
+    "SPACING",
+    "clinicdb_mask",
+    "clinicdb_picture",
+    "damaged",
+    "mha_bytes",
+    "nifti",
+    "nifti_bytes",
+    "nrrd_bytes",
+    "stored_labels",
+]
 
 _CODES = {
     "u1": (2, 8), "i2": (4, 16), "i4": (8, 32), "f4": (16, 32), "f8": (64, 64), "i1": (256, 8), "u2": (512, 16),
@@ -117,3 +136,137 @@ def stored_labels(labels: np.ndarray, name: str) -> np.ndarray:
     form = HEADERS[name]
     stored = (labels - form.get("intercept", 0.0)) / (form.get("slope") or 1.0)
     return np.rint(stored).astype(np.uint8 if stored.max() < 256 else np.int16)
+
+
+def damaged(content: bytes) -> dict[str, bytes]:
+    """Return what downloads and full disks make of a NIfTI file, by file names."""
+    return {
+        # The gzip is whole, the voxels end half way: SimpleITK gives zeros.
+        "half.nii.gz": gzip.compress(content[: len(content) // 2]),
+        "cut.nii.gz": gzip.compress(content)[:-30],
+        "turned.nii.gz": gzip.compress(content)[:-20] + bytes(20),
+        "half.nii": content[: len(content) // 2],
+        "page.nii.gz": b"<html>Not found</html>",
+        "nothing.nii.gz": b"",
+    }
+
+
+# MetaImage and NRRD: the header is text
+
+
+def _words(numbers: Sequence[float]) -> str:
+    return " ".join(f"{number:.9g}" for number in numbers)
+
+
+def mha_bytes(
+    array: np.ndarray, *, axes: Matrix, offset: Sequence[float] = _AT, endian: str = "<", packed: bool = False
+) -> bytes:
+    """Make a MetaImage file in one part, of 8 or 16 bits.
+
+    Args:
+        array: voxels (x, y, z).
+        axes: per axis, its step in mm.
+        offset: of the first voxel.
+        endian: `<` or `>`.
+        packed: whether the voxels are compressed.
+    """
+    lengths = [float(np.linalg.norm(step)) for step in axes]
+    directions = [part / length for step, length in zip(axes, lengths, strict=True) for part in step]
+    voxels = array.astype(array.dtype.newbyteorder(endian)).tobytes(order="F")
+    data = zlib.compress(voxels) if packed else voxels
+    lines = [
+        *("ObjectType = Image", f"NDims = {array.ndim}", "BinaryData = True"),
+        f"BinaryDataByteOrderMSB = {endian == '>'}",
+        f"CompressedData = {packed}",
+        *([f"CompressedDataSize = {len(data)}"] if packed else []),
+        *(f"TransformMatrix = {_words(directions)}", f"Offset = {_words(offset)}"),
+        *(f"ElementSpacing = {_words(lengths)}", f"DimSize = {_words(array.shape)}"),
+        f"ElementType = {'MET_UCHAR' if array.dtype.itemsize == 1 else 'MET_SHORT'}",
+        "ElementDataFile = LOCAL",
+    ]
+    return "\n".join([*lines, ""]).encode() + data
+
+
+def nrrd_bytes(
+    array: np.ndarray, *, axes: Matrix, offset: Sequence[float] = _AT, endian: str = "<", packed: bool = False
+) -> bytes:
+    """Make an NRRD file in one part, of 8 or 16 bits; see `mha_bytes`."""
+    voxels = array.astype(array.dtype.newbyteorder(endian)).tobytes(order="F")
+    lines = [
+        *("NRRD0004", f"type: {'uchar' if array.dtype.itemsize == 1 else 'short'}", f"dimension: {array.ndim}"),
+        *("space: left-posterior-superior", f"sizes: {_words(array.shape)}"),
+        "space directions: " + " ".join(f"({','.join(f'{part:.9g}' for part in step)})" for step in axes),
+        *(f"space origin: ({','.join(f'{part:.9g}' for part in offset)})", "kinds: domain domain domain"),
+        *(f"endian: {'big' if endian == '>' else 'little'}", f"encoding: {'gzip' if packed else 'raw'}"),
+    ]
+    return "\n".join([*lines, "", ""]).encode() + (gzip.compress(voxels) if packed else voxels)
+
+
+# What headers of these two formats state, by name: arguments of `mha_bytes` and `nrrd_bytes`.
+OTHER_HEADERS: dict[str, dict] = {
+    "straight": {"axes": ((1.25, 0, 0), (0, 1.5, 0), (0, 0, 8))},
+    "packed": {"axes": ((1.25, 0, 0), (0, 1.5, 0), (0, 0, 8)), "packed": True},
+    "oblique": {"axes": ((1.0, 0.75, 0), (-0.9, 1.2, 0), (0, 0, 8))},
+    "axes backwards": {"axes": ((-1.25, 0, 0), (0, -1.5, 0), (0, 0, -8))},
+    "axes exchanged": {"axes": ((0, 1.25, 0), (0, 0, 1.5), (8, 0, 0))},
+    "sheared": {"axes": ((1.25, 0, 0), (0.3, 1.5, 0), (0, 0, 8))},
+    "big-endian": {"axes": ((1.25, 0, 0), (0, 1.5, 0), (0, 0, 8)), "endian": ">"},
+}
+
+
+# Pictures
+
+_SHORT, _LONG = 3, 4
+
+
+def _tiff(samples: np.ndarray, photometric: int) -> bytes:
+    """Write (Y, X, S) of 8 bits as an uncompressed TIFF of one strip, its directory behind the voxels."""
+    height, width, count = samples.shape
+    data = samples.tobytes()
+    bits = struct.pack(f"<{count}H", *[8] * count)
+    directory = 8 + len(data) + len(bits)
+    entries = [
+        (256, _SHORT, 1, width),
+        (257, _SHORT, 1, height),
+        (258, _SHORT, count, 8 + len(data) if count > 2 else 8),  # bits per sample: more than four bytes lie elsewhere
+        (259, _SHORT, 1, 1),  # no compression
+        (262, _SHORT, 1, photometric),
+        (273, _LONG, 1, 8),  # where the strip begins
+        (277, _SHORT, 1, count),
+        (278, _SHORT, 1, height),
+        (279, _LONG, 1, len(data)),
+        (284, _SHORT, 1, 1),  # samples of a pixel lie together
+    ]
+    table = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return struct.pack("<2sHI", b"II", 42, directory) + data + bits + struct.pack("<H", len(entries)) + table + bytes(4)
+
+
+def clinicdb_picture(path: Path, rgb: np.ndarray) -> Path:
+    """Write (Y, X, 3) as CVC-ClinicDB's `Original/*.tif`: three samples, PhotometricInterpretation BlackIsZero."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_tiff(rgb, photometric=1))
+    return path
+
+
+def clinicdb_mask(path: Path, mask: np.ndarray, *, noise: bool = True) -> Path:
+    """Write (Y, X) as CVC-ClinicDB's `Ground Truth/*.tif`, with a rectangle of 11 where something was wiped out."""
+    noisy = np.where(mask, 255, 0).astype(np.uint8)
+    corner = noisy[: len(noisy) // 4, : noisy.shape[1] // 4]
+    corner[corner == 0] = 11 if noise else 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_tiff(noisy[..., None], photometric=1))
+    return path
+
+
+def _palette(labels: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(labels).convert("P")
+    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    return picture
+
+
+# Forms in which nnU-Net reads something else than the labels that were meant, by the words of the refusal.
+NO_LABEL_PICTURES: dict[str, Callable[[np.ndarray], Image.Image]] = {
+    "has a palette": _palette,
+    "has an alpha channel": lambda labels: Image.fromarray(labels).convert("LA"),
+    "is a colour image": lambda labels: Image.fromarray(labels).convert("RGB"),
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,41 @@ def test_every_type_is_checked() -> None:
             if bases & (TYPES | {"ValueError"}):
                 defined.add(node.name)
     assert defined == TYPES
+
+
+# A command to paste, in a message or a file: it stands at the start, or behind a sign that ends the words before it.
+COMMAND = re.compile(r"(?:^|[`:>$] ?|, or )(?:\w+=\S* )*(?:nnUNetv2_\w+|docker|pip|export|mkdir|tail|sbatch|hf) ")
+# What has no signs that a shell reads: numbers, names of variables, and teams, whose names are checked.
+PLAIN = {
+    "variable",
+    "SEARCH_PATH_VARIABLE",
+    "cores",
+    "number",
+    "name",
+    "arguments.team",
+    "', '.join(FOLDERS)",
+    "dependency",
+}
+
+
+def test_commands_to_paste_are_quoted() -> None:
+    found = 0
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.JoinedStr):
+                continue
+            values = [ast.unparse(part.value) for part in node.values if isinstance(part, ast.FormattedValue)]
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in node.values)
+            start = COMMAND.search(text)
+            if start is None:
+                continue
+            end = text.find("`", start.end()) if "`" in start[0] else len(text)
+            before = text[: start.start()].count("\0")
+            for value in values[before : before + text[start.start() : end].count("\0")]:
+                found += 1
+                quoted = value in PLAIN or value.startswith(("shlex.", "int("))
+                assert quoted, f"{path.relative_to(ROOT)}:{node.lineno} puts {value} into a command as it is: {text}"
+    assert found > 15
 
 
 # Per command: bad input as a stranger types it, and what the sentence must name.

@@ -19,7 +19,7 @@ statistics are updated once. The attentions, a few percent of a network's work, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,17 @@ class DepthwiseProjection(nn.Module):
         return tokens * self.weight + self.bias
 
 
+def _project(tokens: Tensor, *rows: Sequence[DepthwiseProjection]) -> Tensor:
+    """Apply several rows of projections to the same tokens; those of a row lie side by side and fill its channels.
+
+    Shape:
+        tokens (B, P, C) to (rows, B, P, C).
+    """
+    weight = torch.cat([projection.weight for row in rows for projection in row])
+    bias = torch.cat([projection.bias for row in rows for projection in row])
+    return tokens * weight.view(len(rows), 1, 1, -1) + bias.view(len(rows), 1, 1, -1)
+
+
 class DepthwiseMerge(nn.Module):
     """Merge two token tensors channel by channel: output channel c sees channel c of both.
 
@@ -126,22 +137,30 @@ class ChannelCrossAttention(nn.Module):
         self.out = DepthwiseProjection(channels)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        return self.out(self.attend(self.query(tokens), self.key(context), self.value(context)))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend with what is projected: (B, P, C_i) and two times (B, P, C) to (B, P, C_i)."""
+        batch, n_tokens = query.shape[:2]
         scale = 1 / math.sqrt(self.total_channels)
         if self.scale == "tokens":
-            scale *= min(1.0, PAPER_TOKENS / tokens.shape[1])
-        query = self._split(self.query(tokens) * scale)  # (B, h, P, C_i / h)
-        key, value = self._split(self.key(context)), self._split(self.value(context))  # (B, h, P, C / h)
+            scale *= min(1.0, PAPER_TOKENS / n_tokens)
+        query, key, value = (self._split(x) for x in (query * scale, key, value))  # (B h, P, C_i / h or C / h)
         # Scores are sums over all tokens, and reach hundreds: there half precision rounds to whole numbers and changes
         # the softmax, and beyond 14,000 tokens unscaled sums leave fp16's range.
-        with torch.autocast(device_type=tokens.device.type, enabled=False):
+        with torch.autocast(device_type=query.device.type, enabled=False):
             precise = torch.promote_types(query.dtype, torch.float32)
-            scores = query.to(precise).transpose(2, 3) @ key.to(precise)
-            attention = scores.softmax(dim=-1)  # (B, h, C_i / h, C / h)
-        mixed = value @ attention.to(value.dtype).transpose(2, 3)  # (B, h, P, C_i / h)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+            scores = torch.bmm(query.to(precise).transpose(1, 2), key.to(precise))
+            attention = scores.softmax(dim=-1)  # (B h, C_i / h, C / h)
+        mixed = torch.bmm(value, attention.to(value.dtype).transpose(1, 2))  # (B h, P, C_i / h)
+        if self.num_heads == 1:
+            return mixed
+        return mixed.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
 
     def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        if self.num_heads == 1:
+            return tokens
+        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2).flatten(0, 1)
 
 
 class SpatialCrossAttention(nn.Module):
@@ -167,16 +186,27 @@ class SpatialCrossAttention(nn.Module):
         self.out = DepthwiseProjection(channels)
 
     def forward(self, context: Tensor, tokens: Tensor) -> Tensor:
-        query, key = self._split(self.query(context)), self._split(self.key(context))  # (B, h, P, C / h)
-        value = self._split(self.value(tokens))  # (B, h, P, C_i / h)
-        size = value.shape[-1]
-        # Fused kernels, which never hold the (P, P) attention, want values as wide as the keys: zeros are added.
-        value = F.pad(value, (0, key.shape[-1] - size))
-        mixed = F.scaled_dot_product_attention(query, key, value)[..., :size]
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        query, key, value = self.query(context)[None], self.key(context)[None], self.value(tokens)
+        return self.out(_attend_across_positions(query, key, [value], self.num_heads)[0])
 
-    def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+
+def _attend_across_positions(query: Tensor, key: Tensor, values: Sequence[Tensor], num_heads: int) -> list[Tensor]:
+    """Attend in all stages at once.
+
+    Shape:
+        query and key (stages, B, P, C) and for each stage a value (B, P, C_i) to the shapes of the values.
+    """
+    stages = len(values)
+    query, key = (x.flatten(0, 1).unflatten(2, (num_heads, -1)).transpose(1, 2) for x in (query, key))
+    # Fused kernels, which never hold the (P, P) attention, want values as wide as the keys: zeros are added.
+    size = query.shape[-1]
+    value = torch.cat(
+        [F.pad(x.unflatten(2, (num_heads, -1)), (0, size - x.shape[2] // num_heads)) for x in values]
+    ).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)  # (stages B, P, h, C / h)
+    return [
+        mine[..., : own.shape[2] // num_heads].flatten(2) for mine, own in zip(mixed.chunk(stages), values, strict=True)
+    ]
 
 
 class DualAttentionBlock(nn.Module):
@@ -235,33 +265,65 @@ class DualAttentionBlock(nn.Module):
                 )
         self.merges = nn.ModuleList(DepthwiseMerge(width) for width in channels if layout == "concat")
 
-    def forward(self, tokens: list[Tensor]) -> list[Tensor]:
-        if self.layout in ("sum", "concat"):
-            updates = [update(tokens) for update in self._updates()]
-            if self.merges:
-                updates = [[merge(*pair) for merge, *pair in zip(self.merges, *updates, strict=True)]]
-            for update in updates:
-                tokens = [old + new for old, new in zip(tokens, update, strict=True)]
-            return tokens
-        order = self._updates()
-        for update in reversed(order) if self.layout == "sca-cca" else order:
-            tokens = [old + new for old, new in zip(tokens, update(tokens), strict=True)]
-        return tokens
+        self.widths = tuple(channels)
 
-    def _updates(self) -> list:
+    def forward(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        # The stages lie side by side, (B, P, C): what concerns each channel alone is done once for all of them.
+        joined = torch.cat(list(tokens), dim=2)
+        updates = self._updates()
+        if self.merges:
+            weight = torch.cat([merge.weight for merge in self.merges])
+            first, second = (recompute(update, joined) for update in updates)
+            joined = joined + first * weight[:, 0] + second * weight[:, 1] + torch.cat([m.bias for m in self.merges])
+        elif self.layout == "sum":
+            joined = joined + sum(recompute(update, joined) for update in updates)
+        else:
+            for update in reversed(updates) if self.layout == "sca-cca" else updates:
+                joined = joined + recompute(update, joined)
+        return list(joined.split(self.widths, dim=2))
+
+    def _updates(self) -> list[Callable[[Tensor], Tensor]]:
         return ([self._across_channels] if self.channel_attentions else []) + (
             [self._across_positions] if self.spatial_attentions else []
         )
 
-    def _across_channels(self, tokens: list[Tensor]) -> list[Tensor]:
-        normed = [norm(x) for norm, x in zip(self.channel_norms, tokens, strict=True)]
-        context = torch.cat(normed, dim=2)
-        return [recompute(attend, x, context) for attend, x in zip(self.channel_attentions, normed, strict=True)]
+    def _across_channels(self, tokens: Tensor) -> Tensor:
+        stages = list(self.channel_attentions)
+        query, *context = _project(
+            self._normalise(self.channel_norms, tokens),
+            [stage.query for stage in stages],
+            *([stage.key] for stage in stages),
+            *([stage.value] for stage in stages),
+        )
+        keys, values = context[: len(stages)], context[len(stages) :]
+        mixed = [
+            stage.attend(*inputs)
+            for stage, *inputs in zip(stages, query.split(self.widths, dim=2), keys, values, strict=True)
+        ]
+        return _project(torch.cat(mixed, dim=2), [stage.out for stage in stages])[0]
 
-    def _across_positions(self, tokens: list[Tensor]) -> list[Tensor]:
-        normed = [norm(x) for norm, x in zip(self.spatial_norms, tokens, strict=True)]
-        context = torch.cat(normed, dim=2)
-        return [recompute(attend, context, x) for attend, x in zip(self.spatial_attentions, normed, strict=True)]
+    def _across_positions(self, tokens: Tensor) -> Tensor:
+        stages = list(self.spatial_attentions)
+        projected = _project(
+            self._normalise(self.spatial_norms, tokens),
+            *([stage.query] for stage in stages),
+            *([stage.key] for stage in stages),
+            [stage.value for stage in stages],
+        )
+        query, key, value = projected.split((len(stages), len(stages), 1))
+        values = value[0].split(self.widths, dim=2)
+        mixed: dict[int, Tensor] = {}
+        for heads in {stage.num_heads for stage in stages}:
+            # Stages of as many heads attend at once.
+            mine = [number for number, stage in enumerate(stages) if stage.num_heads == heads]
+            some = slice(None) if len(mine) == len(stages) else mine
+            attended = _attend_across_positions(query[some], key[some], [values[number] for number in mine], heads)
+            mixed.update(zip(mine, attended, strict=True))
+        together = torch.cat([mixed[number] for number in range(len(stages))], dim=2)
+        return _project(together, [stage.out for stage in stages])[0]
+
+    def _normalise(self, norms: nn.ModuleList, tokens: Tensor) -> Tensor:
+        return torch.cat([norm(x) for norm, x in zip(norms, tokens.split(self.widths, dim=2), strict=True)], dim=2)
 
 
 class MapUpdate(nn.Module):
@@ -503,10 +565,12 @@ class DCA(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         grid = self.token_grid or tuple(maps[-1].shape[2:])
-        tokens = []
-        for stage, (feature, project) in enumerate(zip(maps, self.token_projections, strict=True)):
-            patches = self.patch_convs[stage](feature) if self.patch_convs else average_to(feature, grid)
-            tokens.append(project(patches.flatten(2).transpose(1, 2)))  # (B, P, C_i)
+        patches = [
+            self.patch_convs[stage](feature) if self.patch_convs else average_to(feature, grid)
+            for stage, feature in enumerate(maps)
+        ]
+        joined = torch.cat([x.flatten(2) for x in patches], dim=1).transpose(1, 2)  # (B, P, C)
+        tokens = _project(joined, self.token_projections)[0].split(self.channels, dim=2)
         tokens = checkpoint(self._attend, *tokens) if self.checkpointing else self._attend(*tokens)
         return [update(feature, x, grid) for update, feature, x in zip(self.updates, maps, tokens, strict=True)]
 

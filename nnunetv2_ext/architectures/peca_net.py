@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.geometry import Geometry, stage_grids
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.dropout import apply_rate, draw_mask
+from nnunetv2_ext.architectures.layers.dropout import apply_rate, draw_mask, drop
 from nnunetv2_ext.architectures.layers.precision import as_factor
 from nnunetv2_ext.architectures.layers.rates import check_rate
 from nnunetv2_ext.architectures.layers.recompute import checkpoint, is_captured, recompute
@@ -63,6 +63,8 @@ class PairedAttention(nn.Module):
         tokens (B, N, C) to (B, N, C), float32.
     """
 
+    no_bias: Tensor
+
     def __init__(
         self,
         *,
@@ -87,6 +89,7 @@ class PairedAttention(nn.Module):
         self.spatial_temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
 
         self.query = nn.Linear(channels, channels, bias=False)
+        self.register_buffer("no_bias", torch.zeros(channels), persistent=False)
         self.key_projection = nn.Linear(tokens, proj_size)
         self.spatial_out = nn.Linear(channels, quarter)
         self.channel_out = nn.Linear(channels, quarter)
@@ -97,6 +100,12 @@ class PairedAttention(nn.Module):
         self.spatial_gate = nn.Linear(quarter, 1, bias=False)
         self.channel_squeeze = nn.Linear(quarter, quarter // 2, bias=False)
         self.channel_excite = nn.Linear(quarter // 2, quarter, bias=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        moved = super()._apply(fn, recurse)
+        # Not in the state dict: zero also after `to_empty`.
+        self.no_bias.zero_()
+        return moved
 
     def initialise_as_encoder(self) -> None:
         """Draw the linear maps as the authors' encoder does; their decoder keeps torch's own initialisation."""
@@ -118,55 +127,52 @@ class PairedAttention(nn.Module):
         quarter = channels // 4
         linear = (self.query, self.spatial_gate_in, self.channel_gate_in)
         weight = torch.cat([_precise(layer.weight) for layer in linear])
-        bias = torch.cat([tokens.new_zeros(channels), *(_precise(layer.bias) for layer in linear[1:])])
+        bias = torch.cat([_precise(table) for table in (self.no_bias, *(layer.bias for layer in linear[1:]))])
         maps = torch.addmm(bias[:, None], weight, tokens.flatten(0, 1).t())  # (C + C / 4 + C / 4, B N)
-        query, spatial, channel = maps.split((channels, quarter, quarter))
+        query, spatial, channel = maps.unflatten(1, (batch, n_tokens)).split((channels, quarter, quarter))
         # The rows of Q and of the key memory are scaled to unit length at once.
-        rows = torch.cat((query.reshape(channels * batch, n_tokens), _precise(self.key_memory)))
+        rows = torch.cat((query.flatten(0, 1), _precise(self.key_memory)))
         query, keys = _scale_to_unit_length(rows).split((channels * batch, len(self.key_memory)))
         query = query.view(self.num_heads, -1, batch, n_tokens)
-        mixed = torch.cat(
-            (
-                _map_rows(self.spatial_out, self._attend_positions(query)),
-                self._gate_positions(spatial),
-                _map_rows(self.channel_out, self._attend_channels(query, keys)),
-                self._gate_channels(channel.unflatten(1, (batch, n_tokens))),
-            )
-        )
-        return mixed.view(channels, batch, n_tokens).permute(1, 2, 0)
+        positions, channels = self._attend_positions(query), self._attend_channels(query, keys)
+        # Both gates at once: the first half times the sigmoid of the second.
+        gates = (self._weigh_positions(spatial).expand_as(spatial), self._weigh_channels(channel).expand_as(channel))
+        gated_positions, gated_channels = F.glu(torch.cat((spatial, channel, *gates)), dim=0).split(quarter)
+        return torch.cat((positions, gated_positions, channels, gated_channels)).permute(1, 2, 0)
 
     def _attend_positions(self, query: Tensor) -> Tensor:
         """Attend over P memory units: softmax over the tokens, then each token's weights divided by their sum."""
         n_heads, head_size, batch, n_tokens = query.shape
-        projection, dropout = self.key_projection, self.dropout
+        dropout = self.dropout
         # From the key memory as it is, not at unit length.
-        keys = F.linear(_precise(self.key_memory), _precise(projection.weight), _precise(projection.bias))  # (d, P)
-        keys = (_precise(self.spatial_temperature).flatten(1) @ keys.view(1, -1)).view(n_heads, head_size, -1)
+        keys = _map_rows(self.key_projection, _precise(self.key_memory).t())  # (P, d)
+        keys = (_precise(self.spatial_temperature).flatten(1) @ keys.view(1, -1)).view(n_heads, -1, head_size)
         memory = apply_rate(_precise(self.spatial_memory), dropout)
-        mask = draw_mask(dropout, (n_heads, keys.shape[2], batch, n_tokens), query.device)
+        mask = draw_mask(dropout, (n_heads, keys.shape[1], batch, n_tokens), query.device)
         values = recompute(_attend_over_units, query, keys, memory, mask)  # (h, d, B, N)
         if self.aligned_heads:
-            return values.reshape(n_heads * head_size, batch * n_tokens)
-        # The authors' order: the (d, h, N) values of a sample are read as (N, C).
-        return values.permute(2, 1, 0, 3).reshape(batch * n_tokens, n_heads * head_size).t()
+            values = values.reshape(n_heads * head_size, batch * n_tokens)
+        else:
+            # The authors' order: the (d, h, N) values of a sample are read as (N, C).
+            values = values.permute(2, 1, 0, 3).reshape(batch * n_tokens, n_heads * head_size).t()
+        return _map_rows(self.spatial_out, values).view(-1, batch, n_tokens)  # (C / 4, B, N)
 
     def _attend_channels(self, query: Tensor, keys: Tensor) -> Tensor:
         """Attend over d memory channels: softmax over the query channels, then division by the sum over the memory."""
         n_heads, head_size, batch, n_tokens = query.shape
         scores = (query.flatten(0, 2) @ keys.t()).view(n_heads, 1, -1)
         scores = torch.bmm(_precise(self.channel_temperature), scores).view(n_heads, head_size, batch, head_size)
-        weights = self.dropout(_normalise_twice(scores, first=1, second=3))
-        values = weights.flatten(0, 2) @ _precise(self.channel_memory)
-        return values.view(n_heads * head_size, batch * n_tokens)
+        weights = drop(_normalise_twice(scores, first=1, second=3), self.dropout)
+        values = (weights.flatten(0, 2) @ _precise(self.channel_memory)).view(n_heads * head_size, -1)
+        return _map_rows(self.channel_out, values).view(-1, batch, n_tokens)  # (C / 4, B, N)
 
-    def _gate_positions(self, features: Tensor) -> Tensor:
-        return features * torch.sigmoid(_precise(self.spatial_gate.weight) @ features)  # (C / 4, B N)
+    def _weigh_positions(self, features: Tensor) -> Tensor:
+        return (_precise(self.spatial_gate.weight) @ features.flatten(1)).view(1, *features.shape[1:])  # (1, B, N)
 
-    def _gate_channels(self, features: Tensor) -> Tensor:
+    def _weigh_channels(self, features: Tensor) -> Tensor:
         # The authors put nothing between squeeze and excitation.
         squeezed = _precise(self.channel_squeeze.weight) @ features.mean(dim=2)  # (C / 8, B)
-        excited = torch.sigmoid(_precise(self.channel_excite.weight) @ squeezed)
-        return (features * excited[..., None]).flatten(1)
+        return (_precise(self.channel_excite.weight) @ squeezed)[..., None]  # (C / 4, B, 1)
 
 
 def _precise(table: Tensor) -> Tensor:
@@ -180,7 +186,7 @@ def _map_rows(layer: nn.Linear, x: Tensor) -> Tensor:
 
 
 class _UnitLength(torch.autograd.Function):
-    """`F.normalize` of rows with a backward pass of four operators, where autograd takes ten."""
+    """`F.normalize` of rows with a backward pass of three operators, where autograd takes ten."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -192,7 +198,7 @@ class _UnitLength(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         unit, length = ctx.saved_tensors
-        along = (gradient * unit).sum(dim=-1, keepdim=True)
+        along = torch.bmm(gradient[:, None], unit[..., None]).squeeze(-1)
         return torch.addcmul(gradient, along, unit, value=-1) / length
 
 
@@ -214,10 +220,10 @@ def _attend_over_units(query: Tensor, keys: Tensor, memory: Tensor, mask: Tensor
     """Compute the values of the attention across positions; what is recomputed, for its maps of P x N per head.
 
     Shape:
-        query (h, d, B, N), keys (h, d, P), memory (d, P) and mask (h, P, B, N) to (h, d, B, N).
+        query (h, d, B, N), keys (h, P, d), memory (d, P) and mask (h, P, B, N) to (h, d, B, N).
     """
     n_heads, _, batch, n_tokens = query.shape
-    scores = torch.bmm(keys.transpose(1, 2), query.flatten(2)).unflatten(2, (batch, n_tokens))
+    scores = torch.bmm(keys, query.flatten(2)).unflatten(2, (batch, n_tokens))
     weights = _normalise_twice(scores, first=3, second=1)
     if mask is not None:
         weights = weights * mask
@@ -250,7 +256,11 @@ class ResidualConvBlock(nn.Module):
             self.conv3 = conv(in_channels, out_channels, 1, bias=False)
             self.norm3 = norm(out_channels)
 
-        self.run = _apply if getattr(self.norm1, "track_running_stats", False) else recompute
+        keeps_statistics = getattr(self.norm1, "track_running_stats", False)
+        self.run = _apply if keeps_statistics else recompute
+        # Without statistics the norm gives a view, and in-place activation of a view costs two copies of the map in the
+        # backward pass.
+        self.in_place = bool(keeps_statistics)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.run(self.join, self.convolve(x), x)
@@ -260,7 +270,7 @@ class ResidualConvBlock(nn.Module):
         return self.run(self._second, self.conv1(x))
 
     def _second(self, x: Tensor) -> Tensor:
-        return self.conv2(F.leaky_relu(self.norm1(x), 0.01, inplace=True))
+        return self.conv2(F.leaky_relu(self.norm1(x), 0.01, inplace=self.in_place))
 
     def join(self, convolved: Tensor, x: Tensor) -> Tensor:
         """Add the block's input to what `convolve` made of it."""
@@ -427,7 +437,8 @@ class Decoder(nn.Module):
         for stage, skip in zip(self.stages, reversed(skips[:-1]), strict=True):
             features.append(stage(features[-1], skip))
         skip = checkpoint(self.input_skip, x) if self.checkpointing else self.input_skip(x)
-        full = self.upsample(features[-1]) + skip
+        # Channels first at full resolution: instance norm would copy any other layout.
+        full = self.upsample(features[-1].contiguous()) + skip
         logits = checkpoint(self._predict, full) if self.checkpointing else self._predict(full)
         if not self.deep_supervision or len(self.seg_layers) == 1:
             return logits
@@ -567,6 +578,9 @@ class PECANet(SegmentationNetwork):
             checkpointing=checkpointing,
             deep_supervision=deep_supervision,
         )
+        # Tokens give maps whose channels lie together; weights that lie like that take their gradients as they come.
+        for part in (self.encoder.stages[0].blocks, *self.encoder.stages[1:], *self.decoder.stages):
+            nd.put_channels_last(part)
         if not deep_supervision:
             # Distributed training stops on a trainable parameter that takes no part in a step.
             self.decoder.seg_layers[1:].requires_grad_(False)

@@ -106,7 +106,7 @@ def collect(folder: Path) -> Source:
                 VALIDATION_3D,
                 "the 3D papers nnFormer and PECA-Net",
                 "282857341/nnFormer: nnformer/training/network_training/nnFormerTrainerV2_nnformer_acdc.py; "
-                "ChenTong999/PECA-Net: its trainer for ACDC",
+                "ChenTong999/PECA-Net, commit 2ccb41d: the lists in its trainer for ACDC",
             ),
             split(
                 VALIDATION_2D,

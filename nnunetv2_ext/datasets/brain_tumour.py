@@ -118,7 +118,8 @@ def collect(folder: Path) -> Source:
                 tuple(name for number, name in names.items() if number in VALIDATION),
                 "nnFormer and PECA-Net",
                 "282857341/nnFormer: tumor_dataset.json and nnformer/training/network_training/"
-                "nnFormerTrainerV2_nnformer_tumor.py; ChenTong999/PECA-Net: its lists are the same",
+                "nnFormerTrainerV2_nnformer_tumor.py; ChenTong999/PECA-Net, commit 2ccb41d: the lists in its trainer "
+                "for the tumours, which are the same",
             ),
         ),
         remarks=(

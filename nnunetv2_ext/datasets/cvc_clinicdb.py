@@ -5,8 +5,9 @@
 
 Mirrors hold png files with the same numbers.
 
-Source: openmedlab/Awesome-Medical-Dataset. DCA's split is random over the order in which a file system lists the files,
-and so cannot be rebuilt; here the same function draws from the files in the order of their numbers.
+Source: openmedlab/Awesome-Medical-Dataset. DCA's split (see `random_split.DCA_CODE`) is random over the order in which
+a file system lists the files, and so cannot be rebuilt; here the same function draws from the files in the order of
+their numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from nnunetv2_ext.datasets.pictures import read_mask, write_case
-from nnunetv2_ext.datasets.random_split import random_split
+from nnunetv2_ext.datasets.random_split import DCA_CODE, DCA_PAPER, random_split
 from nnunetv2_ext.datasets.source import RGB, Case, Source, find_files, require_folder, require_numbers
 
 __all__ = ["FRAMES", "LABELS", "collect"]
@@ -63,15 +64,8 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
         cases=tuple(Case(name, (images[number],), masks[number]) for number, name in names.items()),
         write_case=partial(write_case, read_mask=partial(read_mask, threshold=threshold)),
         splits=(
-            random_split(
-                list(names.values()), 0.2, f"80/20 as in DCA's paper, {rule}", "DCA's paper: arXiv 2303.17696"
-            ),
-            random_split(
-                list(names.values()),
-                0.25,
-                f"75/25 as in DCA's code, {rule}",
-                "gorkemcanates/Dual-Cross-Attention: its training code",
-            ),
+            random_split(list(names.values()), 0.2, f"80/20 as in DCA's paper, {rule}", DCA_PAPER),
+            random_split(list(names.values()), 0.25, f"75/25 as in DCA's code, {rule}", DCA_CODE),
         ),
         remarks=(
             "Frames of one sequence are nearly the same, and both folds part them at random as the papers do: the "

@@ -1,7 +1,7 @@
 """FLARE22: abdominal CT, 13 organs; of the training set the 50 labelled cases, and the tuning set as test images.
 
-Source: flare22.grand-challenge.org, github.com/JunMa11/FLARE. The folders' names differ between mirrors, so files are
-found by name:
+Source: flare22.grand-challenge.org, github.com/JunMa11/FLARE. The folders' names differ between mirrors, and task 2 of
+FLARE 2024 and 2025 has the same cases in `train_gt_label` and `validation`, so files are found by name:
 
     FLARE22_Tr_0001_0000.nii.gz ... FLARE22_Tr_0050_0000.nii.gz   images
     FLARE22_Tr_0001.nii.gz      ... FLARE22_Tr_0050.nii.gz        labels
@@ -18,7 +18,7 @@ from nnunetv2_ext.datasets.source import Case, Source, find_files, incomplete_re
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
 from nnunetv2_ext.images.labels import FLARE22
 
-__all__ = ["CASES", "ORGANS", "collect"]
+__all__ = ["CASES", "ORGANS", "collect", "collect_labelled", "examine"]
 
 NAME = "FLARE22"
 CASES = range(1, 51)
@@ -33,6 +33,33 @@ def examine(sizes: Mapping[str, Mapping[int, float]]) -> list[str]:
     return []
 
 
+def collect_labelled(folder: Path, dataset: str) -> list[Case]:
+    """Find the 50 labelled cases, which later editions have too.
+
+    Args:
+        folder: the unpacked download.
+        dataset: its name, for the message.
+
+    Raises:
+        UserError: if one is not complete.
+    """
+    images = require_numbers(
+        find_files(folder, r"FLARE22_Tr_(\d{4})_0000\.nii(?:\.gz)?"),
+        CASES,
+        lambda number: f"FLARE22_Tr_{number:04d}_0000.nii.gz",
+        folder,
+        dataset,
+    )
+    labels = require_numbers(
+        find_files(folder, r"FLARE22_Tr_(\d{4})\.nii(?:\.gz)?"),
+        CASES,
+        lambda number: f"FLARE22_Tr_{number:04d}.nii.gz",
+        folder,
+        dataset,
+    )
+    return [Case(f"FLARE22_Tr_{number:04d}", (images[number],), labels[number]) for number in CASES]
+
+
 def collect(folder: Path) -> Source:
     """Describe the dataset.
 
@@ -42,22 +69,8 @@ def collect(folder: Path) -> Source:
     Raises:
         UserError: if a labelled case is not complete.
     """
-    images = require_numbers(
-        find_files(folder, r"FLARE22_Tr_(\d{4})_0000\.nii(?:\.gz)?"),
-        CASES,
-        lambda number: f"FLARE22_Tr_{number:04d}_0000.nii.gz",
-        folder,
-        NAME,
-    )
-    labels = require_numbers(
-        find_files(folder, r"FLARE22_Tr_(\d{4})\.nii(?:\.gz)?"),
-        CASES,
-        lambda number: f"FLARE22_Tr_{number:04d}.nii.gz",
-        folder,
-        NAME,
-    )
+    cases = collect_labelled(folder, NAME)
     tuning_labels = find_files(folder, r"FLARETs_(\d{4})\.nii(?:\.gz)?")
-    cases = [Case(f"FLARE22_Tr_{number:04d}", (images[number],), labels[number]) for number in CASES]
     tuning = find_files(folder, r"FLARETs_(\d{4})_0000\.nii(?:\.gz)?")
     cases += [
         Case(f"FLARETs_{number}", (path,), tuning_labels.get(number), test=True) for number, path in tuning.items()

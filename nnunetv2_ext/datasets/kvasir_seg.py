@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from nnunetv2_ext.datasets.pictures import THRESHOLD, read_mask, write_case
-from nnunetv2_ext.datasets.random_split import random_split
+from nnunetv2_ext.datasets.random_split import DCA_CODE, DCA_PAPER, random_split
 from nnunetv2_ext.datasets.source import RGB, Case, Source, find_files, require_folder
 from nnunetv2_ext.errors import UserError
 
@@ -62,7 +62,7 @@ def collect(folder: Path, *, threshold: int | None = None) -> Source:
                 names,
                 0.2,
                 "80/20 as in DCA, random over the sorted names, because its own list cannot be rebuilt",
-                "gorkemcanates/Dual-Cross-Attention: its training code; arXiv 2303.17696",
+                f"{DCA_CODE}; {DCA_PAPER}",
             ),
         ),
         remarks=(

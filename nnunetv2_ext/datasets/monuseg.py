@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from nnunetv2_ext.datasets import pictures as picture_files
+from nnunetv2_ext.datasets.random_split import DCA_PAPER
 from nnunetv2_ext.datasets.source import RGB, Case, Source, Split, count_phrase, find_files
 from nnunetv2_ext.errors import UserError
 
@@ -164,7 +165,8 @@ def collect(folder: Path, *, pictures: str = "2018") -> Source:
     """
     images = find_files(folder, r"(TCGA-.+)\.tif")
     annotations = find_files(folder, r"(TCGA-.+)\.xml")
-    splits = [Split(TRAIN, VALIDATION, "UCTransNet by its files' names; DCA trains on all 30", SOURCE)]
+    used_by = "UCTransNet by its files' names; DCA trains on all 30"
+    splits = [Split(TRAIN, VALIDATION, used_by, f"{SOURCE}; DCA: {DCA_PAPER}")]
     held = {}
     if pictures == "uctransnet":
         for name in (*TRAIN, *VALIDATION):

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 
 from nnunetv2_ext.datasets.source import Split
 
-__all__ = ["SEED", "random_split"]
+__all__ = ["DCA_CODE", "DCA_PAPER", "SEED", "random_split"]
 
-SEED = 42  # DCA's code
+# Where DCA's splits can be seen: the shares of training and test in the paper, the function and its seed in the code.
+DCA_PAPER = "arXiv 2303.17696: its section on the datasets"
+DCA_CODE = "gorkemcanates/Dual-Cross-Attention: `train_test_split` with random_state 42 in its training code"
+SEED = 42
 
 
 def random_split(names: Sequence[str], test_share: float, used_by: str, source: str, seed: int = SEED) -> Split:

@@ -63,8 +63,9 @@ class Dataset:
 
 DATASETS = (
     Dataset("FLARE21", "flare21", 621, ("split",), ("FLARE2021",)),
-    Dataset("FLARE22", "flare22", 622, (), ("FLARE2022",)),
+    Dataset("FLARE22", "flare22", 622, (), ("FLARE2022", "FLARE24-T2")),
     Dataset("FLARE23", "flare23", 623, ("cases",), ("FLARE2023",)),
+    Dataset("FLARE24-T3", "flare24_t3", 626),
     Dataset("PancancerCT", "pancancer_ct", 625, (), ("PancancerCTSeg", "FLARE24-T1")),
     Dataset("Synapse", "synapse", 617, ("organs",), ("BTCV",)),
     Dataset("ACDC", "acdc", 627),

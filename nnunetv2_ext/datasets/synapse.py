@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from nnunetv2_ext.datasets.random_split import DCA_CODE
 from nnunetv2_ext.datasets.source import Case, Source, Split, find_files, incomplete_remark, require_numbers
 from nnunetv2_ext.datasets.volumes import require_all_labels, require_largest, write_case
 from nnunetv2_ext.images.labels import BTCV, TRANSUNET
@@ -85,13 +86,15 @@ def collect(folder: Path, *, organs: str = "13") -> Source:
                 "TransUNet, Swin-Unet, RecA, nnFormer, UNETR++, PECA-Net, DANIE; these 12 are their test set",
                 "Beckschen/TransUNet: lists/lists_Synapse; 282857341/nnFormer: nnformer/training/network_training/"
                 "nnFormerTrainerV2_nnformer_synapse.py; Amshaker/unetr_plus_plus: unetr_pp/training/network_training/"
-                "unetr_pp_trainer_synapse.py",
+                "unetr_pp_trainer_synapse.py; HuCaoFighting/Swin-Unet: its lists for Synapse; "
+                "CAU-COE-VEICLab/Recurrent-Attention: its lists for Synapse; ChenTong999/PECA-Net, commit 2ccb41d: the "
+                "lists in its trainer for Synapse",
             ),
         ),
         remarks=(
             "nnU-Net plans on all 30 labelled cases, so the 12 take part in the choice of spacing, patch size and "
             "intensity range.",
-            "DCA splits at random instead, and its list cannot be rebuilt.",
+            f"DCA splits at random instead ({DCA_CODE}), and its list cannot be rebuilt.",
             *incomplete_remark(len(tests), len(CHALLENGE_TEST), "test images of BTCV"),
         ),
         examine=_examine_raw if raw else _examine_transunet,

@@ -141,7 +141,7 @@ def _script(template: str, experiment: Experiment, batch: Batch) -> str:
     parts = {
         "EXPERIMENT": experiment.name,
         "WHAT": what,
-        "FILE": experiment.file.name,
+        "FILE": shlex.quote(experiment.file.name),
         "SCRIPT": batch.script,
         "OPTIONS": "\n".join(_options(experiment, batch, job, f"{LOGS}/{batch.stem}{fold}.log")),
         "BIN": shlex.quote(str(Path(sys.executable).parent)),
@@ -197,7 +197,8 @@ def _submit_script(experiment: Experiment, batches: list[Batch]) -> str:
     lines = [
         "#!/bin/bash",
         f"# Experiment {experiment.name}: submits all jobs, each after those that it needs; what is done ends at once.",
-        f"# `nnUNetv2_ext run {experiment.file.name} --engine slurm` leaves out what is done, waits or runs already.",
+        f"# `nnUNetv2_ext run {shlex.quote(experiment.file.name)} --engine slurm` leaves out what is done, waits or "
+        "runs already.",
         "set -eu",
         'cd "$(dirname "$0")/.."',
         'if squeue --noheader --user="$(id -u)" --format=%j | grep --quiet --fixed-strings '

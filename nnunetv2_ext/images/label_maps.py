@@ -13,7 +13,7 @@ from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.grids import Grid
 from nnunetv2_ext.images.nifti import is_nifti, read_nifti_voxels, require_whole_nifti, stated_grid, unreadable
 from nnunetv2_ext.images.pictures import read_grey
-from nnunetv2_ext.images.volumes import grid_of
+from nnunetv2_ext.images.volumes import grid_of, require_whole
 
 __all__ = ["FILE_ENDINGS", "LabelImage", "case_name", "file_ending", "read_label_image", "whole_numbers"]
 
@@ -109,6 +109,7 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, Grid]:
 
 
 def _read_itk(path: Path) -> tuple[np.ndarray, Grid]:
+    require_whole(path)
     try:
         return _of_itk(path, sitk.ReadImage(str(path)))
     except RuntimeError as error:
@@ -124,6 +125,7 @@ def _of_itk(path: Path, image: sitk.Image) -> tuple[np.ndarray, Grid]:
 def _read_tiff(path: Path) -> tuple[np.ndarray, Grid]:
     import tifffile
 
+    require_whole(path)
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages.first

@@ -10,18 +10,28 @@ import SimpleITK as sitk
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.grids import Grid
 from nnunetv2_ext.images.nifti import explain_refusal, is_nifti, read_nifti_header, require_whole_nifti, unreadable
+from nnunetv2_ext.images.whole import require_whole_gipl, require_whole_metaimage, require_whole_tiff
 
 __all__ = ["grid_of", "placement_of", "read_header", "read_volume", "require_whole", "set_grid", "write_volume"]
 
+_CHECKS = {
+    ".mha": require_whole_metaimage,
+    ".gipl": require_whole_gipl,
+    ".tif": require_whole_tiff,
+    ".tiff": require_whole_tiff,
+}
+
 
 def require_whole(path: Path) -> None:
-    """Raise if an image is cut off or damaged; SimpleITK would give zeros in place of what is missing.
+    """Raise if an image is cut off or damaged; SimpleITK would make up what is missing.
 
     Raises:
         UserError: naming the file.
     """
     if is_nifti(path):
         require_whole_nifti(path)
+    elif path.is_file() and path.suffix.lower() in _CHECKS:
+        _CHECKS[path.suffix.lower()](path)
 
 
 def read_header(path: Path, dimension: int = 3) -> sitk.ImageFileReader:

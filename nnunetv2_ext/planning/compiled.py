@@ -7,6 +7,7 @@ it leaves the graph, or it is a reduction.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,9 +15,11 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.utils.checkpoint
 from functorch.compile import aot_function, make_boxed_func, min_cut_rematerialization_partition
 from torch import Tensor, fx, nn
 from torch._inductor.decomposition import select_decomp_table
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._pytree import tree_leaves
 
 __all__ = ["compile_on_paper", "while_compiling"]
@@ -72,9 +75,33 @@ def compile_on_paper(network: nn.Module, charge: Callable[[Sequence[int]], None]
 
 @contextmanager
 def while_compiling() -> Iterator[None]:
-    """Let layers know that they are compiled, so that they leave recomputation to the partitioner."""
-    with patch.object(torch.compiler, "_is_compiling_flag", True):
+    """Let layers know that they are compiled, and mark what they order to be recomputed, as `torch.compile` does."""
+    with (
+        patch.object(torch.compiler, "_is_compiling_flag", True),
+        patch.object(torch.utils.checkpoint, "checkpoint", partial(mark_recomputed, itertools.count())),
+    ):
         yield
+
+
+def mark_recomputed(numbers: Iterator[int], function: Callable[..., Any], *inputs: Any, **_options: Any) -> Any:
+    """Apply a function in the place of torch's checkpoint; the partitioner keeps nothing of what it computes.
+
+    Args:
+        numbers: gives each region its own number.
+        function: what to apply.
+        inputs: its arguments.
+    """
+    mode = get_proxy_mode()
+    if mode is None:
+        return function(*inputs)
+    nodes = mode.tracer.graph.nodes
+    before = len(nodes)
+    result = function(*inputs)
+    number = next(numbers)
+    for node in itertools.islice(reversed(nodes), len(nodes) - before):
+        node.meta["recompute"] = torch.utils.checkpoint.CheckpointPolicy.PREFER_RECOMPUTE
+        node.meta["ac_graph_id"] = number
+    return result
 
 
 def _name(node: fx.Node) -> str:

@@ -61,7 +61,17 @@ class StepMemory:
     @property
     def total(self) -> int:
         """Bytes of the GPU: the peak, what the allocator loses, and the CUDA context."""
-        return round(self.peak * (1 + FRAGMENTS)) + CONTEXT_BYTES
+        return _on_gpu(self.peak)
+
+    @property
+    def least(self) -> int:
+        """Bytes of the GPU that the weights and the optimiser's states take, however small the patch is."""
+        return _on_gpu(self.weights)
+
+
+def _on_gpu(tensors: int) -> int:
+    """Add what the allocator loses, and the CUDA context."""
+    return round(tensors * (1 + FRAGMENTS)) + CONTEXT_BYTES
 
 
 class Ledger(TorchDispatchMode):

@@ -97,10 +97,9 @@ class Affordable:
         if not known:
             return None
         of_voxels, memory = min(known, key=lambda each: abs(math.log(each[0] / voxels)))
-        fixed = memory.total - memory.peak + memory.weights
-        if self.exact and fixed > self.target_bytes:
+        if self.exact and memory.least > self.target_bytes:
             return math.inf
-        return fixed + (memory.total - fixed) * voxels / of_voxels
+        return memory.least + (memory.total - memory.least) * voxels / of_voxels
 
     def largest_batch(self, geometry: Geometry, channels: int, least: int, most: int) -> int:
         """Return the largest batch that fits, between a least one that does and a most one."""

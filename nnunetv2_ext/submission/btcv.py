@@ -95,9 +95,9 @@ def _pair(predictions: Path, images: Path) -> dict[int, tuple[Path, Path]]:
         raise UserError(f"There is no folder {predictions} of predictions: check its name.")
     if not images.is_dir():
         raise UserError(f"There is no folder {images} of test images: check its name.")
-    found = find_files(images, r"img(\d{4})(?:_0000)?\.nii\.gz")
-    test_images = require_numbers(found, numbers, lambda number: f"img{number:04d}.nii.gz", images, NAME)
-    found = {}
+    images_found = find_files(images, r"img(\d{4})(?:_0000)?\.nii\.gz")
+    test_images = require_numbers(images_found, numbers, lambda number: f"img{number:04d}.nii.gz", images, NAME)
+    found: dict[int, Path] = {}
     for path in sorted(predictions.glob("[!.]*.nii.gz")):
         match = re.fullmatch(r"(?:img|label)(\d{4})\.nii\.gz", path.name)
         if match is None or int(match[1]) not in numbers:

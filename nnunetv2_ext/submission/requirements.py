@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -28,7 +29,7 @@ def _needed(requirement: Requirement) -> Iterator[Requirement]:
             yield found
 
 
-def _origin(distribution: importlib.metadata.Distribution) -> dict[str, str] | None:
+def _origin(distribution: importlib.metadata.Distribution) -> dict[str, Any] | None:
     """Read where a distribution came from, if that was not a package index."""
     text = distribution.read_text("direct_url.json")
     return json.loads(text) if text else None

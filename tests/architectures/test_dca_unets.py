@@ -309,6 +309,18 @@ def test_running_statistics_are_updated_once(network_class: type[UShapedNetwork]
         assert number == (0 if name in unused else 3 if name in recurrent else 1), name
 
 
+@each_network
+@pytest.mark.parametrize("patch_size", [(4, 4), (5, 6, 7)])
+def test_plans_of_one_stage_are_refused_with_a_remedy(
+    network_class: type[UShapedNetwork], patch_size: tuple[int, ...]
+) -> None:
+    """nnU-Net plans such a network for tiny images."""
+    geometry = Geometry.from_strides(patch_size, [])
+    assert geometry.n_stages == 1
+    with pytest.raises(ValueError, match="two stages at least: plan a larger patch, or take a network that works"):
+        network_class(1, 2, **network_class.settings_from_plan(geometry))
+
+
 @pytest.mark.parametrize(
     ("network_class", "changes", "words"),
     [

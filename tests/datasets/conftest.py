@@ -70,6 +70,7 @@ MINIATURES = {
     "FLARE23": Miniature(
         lambda folder: trees.flare23(folder, range(1, 4), (2, 3)), 3, 1, ((flare23, "CASES", range(1, 4)),)
     ),
+    "FLARE24-T3": Miniature(lambda folder: trees.flare24_t3(folder, (1, 2)), 2, 2, ((flare22, "CASES", (1, 2)),)),
     "PancancerCT": Miniature(lambda folder: trees.pancancer_ct(folder, range(3)), 3, 0),
     "Synapse": Miniature(trees.synapse, 30, 1),
     "Synapse 8": Miniature(trees.synapse, 30, 1, options={"organs": "8"}),
@@ -100,7 +101,7 @@ def make_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
         miniature = MINIATURES[name]
         for module, attribute, value in miniature.fewer:
             monkeypatch.setattr(module, attribute, value)
-        return miniature.make(tmp_path / "source")
+        return miniature.make(tmp_path / "source" / name)
 
     return make
 

@@ -23,6 +23,9 @@ from tests.test_docs import ROOT, table
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text())
 
+# A statement about other people's work names a part of a repository, a section of a paper, or a challenge's page.
+SOURCES = r"[\w-]+/[\w-]+(, commit \w{7})?: .|(DCA: )?arXiv \d{4}\.\d{5}: .|[\w-]+\.[\w.-]+: .|DANIE's paper"
+
 
 def touch(folder: Path, names: Iterable[str]) -> Path:
     """Make empty files: what a dataset is made of follows from the names alone."""
@@ -40,6 +43,8 @@ def sizes(source: Source) -> tuple[int, int, list[tuple[int, int]]]:
         assert not set(split.train) & set(split.val)
         assert {*split.train, *split.val} <= known
         assert (len(set(split.train)), len(set(split.val))) == (len(split.train), len(split.val))
+        for source_of_split in split.source.split("; "):
+            assert re.match(SOURCES, source_of_split), source_of_split
     folds = [(len(split.train), len(split.val)) for split in source.splits]
     return len(source.training_cases), len(source.test_cases), folds
 
@@ -211,6 +216,19 @@ def test_isic(tmp_path: Path) -> None:
     assert list(source.splits[0].train) == in_order[:1815]
     assert list(source.splits[0].val) == in_order[1815:2074]
     assert [case.name for case in source.test_cases] == in_order[2074:]
+
+
+def test_flare24_task_2_has_the_cases_of_flare22(tmp_path: Path) -> None:
+    """The download's folders; pseudo-labels and images without labels are passed over."""
+    touch(tmp_path, [f"train_gt_label/imagesTr/FLARE22_Tr_{n:04d}_0000.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, [f"train_gt_label/labelsTr/FLARE22_Tr_{n:04d}.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, [f"validation/Validation-Public-Images/FLARETs_{n:04d}_0000.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, [f"validation/Validation-Public-Labels/FLARETs_{n:04d}.nii.gz" for n in range(1, 51)])
+    touch(tmp_path, ["train_pseudo_label/imagesTr/Case_00001_0000.nii.gz"])
+    touch(tmp_path, [f"train_pseudo_label/{team}/Case_00001.nii.gz" for team in ("flare22_aladdin5_pseudo", "other")])
+    source = collect_dataset("FLARE24-T2", tmp_path)
+    assert sizes(source) == (50, 50, [])
+    assert all(case.label is not None for case in source.test_cases)
 
 
 @pytest.mark.parametrize(("edition", "cases"), [("FLARE22", 50), ("FLARE23", 2200)])

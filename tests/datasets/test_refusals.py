@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from nnunetv2_ext import cli
-from nnunetv2_ext.datasets import pancancer_ct
+from nnunetv2_ext.datasets import flare24_t3, pancancer_ct
 from nnunetv2_ext.errors import UserError
 from tests.datasets import trees
 
@@ -283,6 +283,19 @@ class TestCommandLine:
             cli.main(["convert", "GlaS", "-i", str(source)])
         monkeypatch.delenv("nnUNet_raw")
         refuse(folders, source, "GlaS", "nnUNet_raw is not set")
+
+
+def test_flare24_t3_pairs_mri_by_their_names(make_source) -> None:
+    folder = make_source("FLARE24-T3")
+    source = flare24_t3.collect(folder)
+    assert [(case.name, case.label is None) for case in source.test_cases] == [
+        ("amos_0507", False),
+        ("amos_0508", True),
+    ]
+    assert "Only 2 of the 110 MRI of the validation set are there." in source.remarks
+    (folder / "validation" / "MRI_imagesVal" / "amos_0507_0000.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"amos_0507\.nii\.gz has no image in a folder MRI_imagesVal"):
+        flare24_t3.collect(folder)
 
 
 def test_pancancer_ct_pairs_by_names(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from nnunetv2_ext.datasets.source import Case
 from nnunetv2_ext.datasets.volumes import labels_of, write_case
 from nnunetv2_ext.errors import UserError
-from tests.strangers import HEADERS, REFUSED_BY_ITK, nifti, nifti_bytes, stored_labels
+from tests.strangers import HEADERS, REFUSED_BY_ITK, damaged, nifti, nifti_bytes, stored_labels
 from tests.test_cli import refuse
 
 LABELS = np.random.default_rng(0).integers(0, 4, (6, 7, 5)).astype(np.uint8)
@@ -76,14 +76,18 @@ def test_label_in_another_orientation_is_turned_to_its_image(tmp_path: Path, axe
 
 
 @pytest.mark.parametrize("part", ["image", "label"])
-def test_half_a_volume_in_a_whole_archive(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize("name", damaged(b""))
+def test_damaged_files_are_refused(tmp_path: Path, part: str, name: str) -> None:
     paths = {
         "image": nifti(tmp_path / "image.nii.gz", IMAGE, **HEADERS["sform only"]),
         "label": nifti(tmp_path / "label.nii.gz", LABELS, **HEADERS["sform only"]),
     }
-    content = gzip.decompress(paths[part].read_bytes())
-    paths[part].write_bytes(gzip.compress(content[:-100]))
-    with pytest.raises(UserError, match=rf"{part}\.nii\.gz cannot be read as an image \(it ends after .* bytes\)"):
+    content = damaged(gzip.decompress(paths[part].read_bytes()))[name]
+    paths[part] = tmp_path / name
+    paths[part].write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"{name} cannot be read as an image \(.*\): write, download or unpack it again"
+    ):
         write(tmp_path, **paths)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from PIL import Image
 
-from tests.strange_pictures import clinicdb_mask, clinicdb_picture
+from tests.strangers import clinicdb_mask, clinicdb_picture
 
 VOLUME = (8, 24, 24)  # z, y, x
 PICTURE = (32, 40)  # y, x
@@ -75,6 +75,25 @@ def flare22(folder: Path, numbers: Iterable[int]) -> Path:
             *(number, range(1, 14), 1),
         )
     write_volume(folder / "Tuning" / "images" / "FLARETs_0001_0000.nii.gz", np.zeros(VOLUME, dtype=np.int16))
+    return folder
+
+
+def flare24_t3(folder: Path, numbers: Iterable[int]) -> Path:
+    """Labelled CT, and two MRI, of which one has no label and no number of its channel."""
+    for number in numbers:
+        write_ct(
+            folder / "train_CT_gt_label" / "imagesTr" / f"FLARE22_Tr_{number:04d}_0000.nii.gz",
+            folder / "train_CT_gt_label" / "labelsTr" / f"FLARE22_Tr_{number:04d}.nii.gz",
+            *(number, range(1, 14), 1),
+        )
+    validation = folder / "validation"
+    write_ct(
+        validation / "MRI_imagesVal" / "amos_0507_0000.nii.gz",
+        validation / "MRI_labelsVal" / "amos_0507.nii.gz",
+        *(507, range(1, 14), 1),
+    )
+    write_volume(validation / "MRI_imagesVal" / "amos_0508.nii.gz", np.zeros(VOLUME, dtype=np.int16))
+    write_volume(folder / "train_MRI_unlabeled" / "amos_0600_0000.nii.gz", np.zeros(VOLUME, dtype=np.int16))
     return folder
 
 

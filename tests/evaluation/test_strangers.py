@@ -20,7 +20,19 @@ from nnunetv2_ext.evaluation.renumbered import find_renumbering
 from nnunetv2_ext.evaluation.report import Evaluation
 from nnunetv2_ext.evaluation.runner import evaluate_folders
 from tests.evaluation.files import random_labels, score_arrays, write_nifti
-from tests.strangers import HEADERS, REFUSED_BY_ITK, SPACING, nifti, nifti_bytes, stored_labels
+from tests.strangers import (
+    HEADERS,
+    NO_LABEL_PICTURES,
+    OTHER_HEADERS,
+    REFUSED_BY_ITK,
+    SPACING,
+    damaged,
+    mha_bytes,
+    nifti,
+    nifti_bytes,
+    nrrd_bytes,
+    stored_labels,
+)
 from tests.test_cli import refuse
 
 SHAPE = (13, 14, 9)
@@ -76,6 +88,17 @@ def test_predictions_of_nnunet_fit_references_of_any_header(folders, name: str, 
     predict(reference, folders[1] / reference.name)
     evaluation = evaluate(folders)
     assert evaluation.cases[0].metrics == expected((1.0, 1.0, 1.0) if name == "zooms of ones" else SPACING)
+    assert evaluation.remarks == ()
+
+
+@pytest.mark.parametrize("name", OTHER_HEADERS)
+@pytest.mark.parametrize(("ending", "make"), [(".mha", mha_bytes), (".nrrd", nrrd_bytes)])
+def test_predictions_of_nnunet_fit_references_of_other_formats(folders, ending: str, make, name: str) -> None:
+    reference = folders[0] / f"case{ending}"
+    reference.write_bytes(make(TRUTH, **OTHER_HEADERS[name]))
+    predict(reference, folders[1] / reference.name)
+    evaluation = evaluate(folders)
+    assert evaluation.cases[0].metrics == expected((1.25, np.hypot(1.5, 0.3), 8.0) if name == "sheared" else SPACING)
     assert evaluation.remarks == ()
 
 
@@ -218,18 +241,11 @@ def test_bad_predictions_do_not_look_renumbered() -> None:
 
 
 WHOLE = nifti_bytes(TRUTH, **HEADERS["sform = qform"])
-
-
-def colours(path: Path) -> None:
-    Image.fromarray(TRUTH[..., 0]).convert("RGB").save(path)
-
-
-def grey_with_alpha(path: Path) -> None:
-    Image.fromarray(TRUTH[..., 0]).convert("LA").save(path)
-
-
-def palette(path: Path) -> None:
-    Image.fromarray(TRUTH[..., 0]).convert("P").save(path)
+REMEDIES = {
+    "has a palette": "write the numbers as grey values",
+    "has an alpha channel": "write it without",
+    "is a colour image": "a label map has one channel",
+}
 
 
 def probabilities(path: Path) -> None:
@@ -251,22 +267,16 @@ def four_axes(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "reason", "remedy"),
     [
-        (
-            "case.nii.gz",
-            gzip.compress(WHOLE[: len(WHOLE) // 2]),
-            "(it ends after",
-            "write, download or unpack it again",
+        *(
+            (name, content, f"{name} cannot be read as an image (", "write, download or unpack it again")
+            for name, content in damaged(WHOLE).items()
         ),
-        ("case.nii.gz", gzip.compress(WHOLE)[:-99], "cannot be read as an image", "write, download or unpack it again"),
-        ("case.nii.gz", b"<html>", "does not begin with a NIfTI header", "write, download or unpack it again"),
         ("case.nii", gzip.compress(WHOLE), "is compressed", "rename it to case.nii.gz"),
         ("case.nii.gz", probabilities, "holds numbers that are not whole", "a label map is wanted, not probabilities"),
         ("case.nii.gz", elsewhere, "lies elsewhere than its reference", "bring the prediction into the geometry of"),
         ("case.nii.gz", smaller, "has 12 x 14 x 9 voxels", "bring the prediction into the geometry of"),
         ("case.nii.gz", four_axes, "has the shape (13, 14, 9, 2)", "a label map has two or three axes"),
-        ("case.png", colours, "is a colour image", "a label map has one channel"),
-        ("case.png", palette, "has a palette", "write the numbers as grey values"),
-        ("case.png", grey_with_alpha, "has an alpha channel", "write it without"),
+        *(("case.png", make, words, REMEDIES[words]) for words, make in NO_LABEL_PICTURES.items()),
         ("case.png", b"\x89PNG", "cannot be read as a picture", "download or unpack it again"),
     ],
 )
@@ -278,6 +288,8 @@ def test_refusals_say_what_helps(folders, name: str, write, reason: str, remedy:
     path = folders[1] / name
     if isinstance(write, bytes):
         path.write_bytes(write)
+    elif write in NO_LABEL_PICTURES.values():
+        write(TRUTH[..., 0]).save(path)
     else:
         write(path)
     for words in (str(path), reason, remedy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -94,7 +95,7 @@ class RealSlurm:
         self._run("slurmd", "-f", str(self.file))
         deadline = time.monotonic() + 60
         while "idle" not in self.ask("sinfo", "--noheader", "--format=%T"):
-            assert time.monotonic() < deadline, (self.folder / "log" / "slurmctld.log").read_text()
+            assert time.monotonic() < deadline, self.log()
             time.sleep(0.2)
 
     def start_controller(self) -> None:
@@ -110,6 +111,10 @@ class RealSlurm:
         for name in ("slurmd.pid", "slurmctld.pid", "munge/munge.pid"):
             self._end(name)
 
+    def log(self) -> str:
+        """Return what the controller has written."""
+        return (self.folder / "log" / "slurmctld.log").read_text(errors="replace")
+
     def ask(self, *command: str) -> str:
         return subprocess.run(
             command, env=self._environment(), check=False, capture_output=True, text=True, timeout=60
@@ -121,7 +126,9 @@ class RealSlurm:
         subprocess.run([found, *options], env=self._environment(), check=True, timeout=60)
 
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "SLURM_CONF": str(self.file)}
+        # Without a bench's variables, by which its processes are known: the daemons outlive it.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("nnUNet")}
+        return {**kept, "SLURM_CONF": str(self.file)}
 
     def _end(self, name: str) -> None:
         """End a daemon, and wait until it is gone."""
@@ -129,13 +136,10 @@ class RealSlurm:
         if not file.is_file():
             return
         pid = int(file.read_text())
-        if str(self.folder).encode() not in _command_of(pid):
-            return  # it has ended, and its number is another's
         deadline = time.monotonic() + 30
-        try:
-            os.kill(pid, 15)
-            while time.monotonic() < deadline:
-                os.kill(pid, 0)
-                time.sleep(0.1)
-        except ProcessLookupError:
-            file.unlink(missing_ok=True)
+        # By its command: its number may be another's by now, and one that nobody waits for keeps it when it has ended.
+        own = os.fsencode(self.folder)
+        while own in _command_of(pid) and time.monotonic() < deadline:
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.1)
+        file.unlink(missing_ok=True)

@@ -20,11 +20,14 @@ import pytest
 
 from tests.experiments.bench import (
     DATASET,
+    EPOCHS,
     NNUNETS,
     OURS,
     Bench,
     check_every_epoch_once,
+    files_of_an_experiment,
     kill_what_is_left,
+    make_bench,
     read_events,
     send_signal,
     wait_for,
@@ -75,7 +78,7 @@ class Cluster:
     def run(self, *options: str, expect: int = 0) -> str:
         command = [sys.executable, "-m", "nnunetv2_ext.cli", "run", str(self.bench.file), "--engine", "slurm", *options]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == expect, done.stdout + done.stderr
+        assert done.returncode == expect, done.stdout + done.stderr + self.slurm.log()
         return done.stdout + done.stderr
 
     def queue(self, form: str = "%F_%K %T %r %j") -> str:
@@ -179,7 +182,7 @@ def test_requeued_preempted_and_killed_trainings_go_on(cluster: Cluster, monkeyp
     cluster.wait_until_empty()
     assert mark.is_file()
     check_every_epoch_once(bench, trainings=2)
-    assert "preempt" in (cluster.slurm.folder / "log" / "slurmctld.log").read_text()
+    assert "preempt" in cluster.slurm.log()
     assert moments(bench, "find_best", "")
 
 
@@ -253,3 +256,91 @@ def test_cancel_ends_this_experiment_alone_and_it_can_go_on(cluster: Cluster, mo
     assert "submitted 3 jobs" in cluster.run()
     cluster.wait_until_empty()
     check_every_epoch_once(cluster.bench, trainings=2)
+
+
+def test_signals_at_the_start_and_in_validation_put_the_training_back(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_START_SECONDS", "5")
+    monkeypatch.setenv("FAKE_VALIDATION_SECONDS", "8")
+    bench = cluster.bench
+    cluster.write(find_best=False)
+    cluster.run()
+    # SIGUSR1 comes before the time limit, SIGTERM before a job is cancelled or preempted.
+    for fold, number in ((0, "USR1"), (1, "TERM")):
+        wait_for(bench, "start", f"{MODEL}/fold_{fold}")
+        cluster.slurm.ask("scancel", "--batch", f"--signal={number}", cluster.number(fold))
+    wait_for(bench, "validation", f"{MODEL}/fold_0")
+    cluster.slurm.ask("scancel", "--batch", "--signal=TERM", cluster.number(0))
+    wait_for(bench, "validation", f"{MODEL}/fold_1")
+    cluster.slurm.ask("scancel", "--batch", "--signal=USR1", cluster.number(1))
+    cluster.wait_until_empty(240)
+    check_every_epoch_once(bench, trainings=2)
+    assert len(moments(bench, "start", MODEL)) == 6
+    assert len(moments(bench, "end", MODEL)) == 2
+    journal = (bench.root / "study" / "journal.log").read_text()
+    assert journal.count("was stopped before an epoch was complete") == 2
+    assert journal.count(f"was stopped after epoch {EPOCHS - 1}") == 2
+
+
+def test_a_killed_data_loader_and_a_full_disk_are_tried_again_in_the_same_job(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "2")
+    bench = cluster.bench
+    bench.break_("disk_full", f"{MODEL}.fold_1", times=2)
+    cluster.write()
+    cluster.run()
+    training = wait_for(bench, "epoch", f"{MODEL}/fold_0 0").pid
+    (loader,) = Path(f"/proc/{training}/task/{training}/children").read_text().split()
+    send_signal(bench, int(loader), signal.SIGKILL)
+    cluster.wait_until_empty()
+    check_every_epoch_once(bench, trainings=2)
+    assert len(moments(bench, "start", f"{MODEL}/fold_0")) == 2
+    assert len(moments(bench, "start", f"{MODEL}/fold_1")) == 3
+    logs = {fold: (bench.root / "study" / "logs" / f"{TRAIN}.fold_{fold}.log").read_text() for fold in (0, 1)}
+    assert "background workers are no longer alive" in logs[0]
+    assert "No space left on device" in logs[1]
+    assert moments(bench, "find_best", "")
+
+
+def test_a_killed_wrapper_ends_its_job_and_the_next_run_goes_on(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_EPOCH_SECONDS", "3")
+    bench = cluster.bench
+    cluster.write(folds=[0])
+    cluster.run()
+    training = wait_for(bench, "epoch", f"{MODEL}/fold_0 0").pid
+    once = int(Path(f"/proc/{training}/stat").read_text().rpartition(")")[2].split()[1])
+    assert b"nnunetv2_ext.experiments.once" in Path(f"/proc/{once}/cmdline").read_bytes()
+    send_signal(bench, once, signal.SIGKILL)
+    # At once, whether or not Slurm has ended the training, and what waited for it is gone.
+    deadline = time.monotonic() + 60
+    while TRAIN in cluster.queue():
+        assert time.monotonic() < deadline, cluster.queue()
+        time.sleep(0.2)
+    assert "submitted 2 jobs" in cluster.run()
+    cluster.wait_until_empty()
+    check_every_epoch_once(bench, trainings=1)
+    assert moments(bench, "end", f"{MODEL}/fold_0")
+    assert moments(bench, "find_best", "")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Snakemake needs Python 3.11")
+def test_the_files_are_those_of_a_workstation(cluster: Cluster, tmp_path: Path) -> None:
+    cascade = {"configurations": ["3d_lowres", "3d_cascade_fullres"], "trainers": [NNUNETS, OURS]}
+    cluster.write(**cascade)
+    cluster.run()
+    cluster.wait_until_empty()
+    check_every_epoch_once(cluster.bench, trainings=8)
+    on_slurm = files_of_an_experiment(cluster.bench)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("FAKE_EPOCH_SECONDS", "0.5")
+        other = make_bench(tmp_path / "workstation", monkeypatch)
+        other.write(**cascade)
+        command = [sys.executable, "-m", "nnunetv2_ext.cli", "run", str(other.file)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        check_every_epoch_once(other, trainings=8)
+        assert files_of_an_experiment(other) == on_slurm

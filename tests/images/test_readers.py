@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from pathlib import Path
 
 import nibabel
@@ -23,7 +24,19 @@ from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.images.grids import Grid, Turn, same_grid, turn_between
 from nnunetv2_ext.images.label_maps import read_label_image, whole_numbers
 from nnunetv2_ext.images.volumes import grid_of, read_header, read_volume
-from tests.strangers import HEADERS, REFUSED_BY_ITK, SPACING, nifti, nifti_bytes, stored_labels
+from tests.strangers import (
+    HEADERS,
+    NO_LABEL_PICTURES,
+    OTHER_HEADERS,
+    REFUSED_BY_ITK,
+    SPACING,
+    damaged,
+    mha_bytes,
+    nifti,
+    nifti_bytes,
+    nrrd_bytes,
+    stored_labels,
+)
 
 LABELS = np.random.default_rng(0).integers(0, 4, (6, 7, 5)).astype(np.uint8)
 
@@ -134,6 +147,39 @@ def test_formats_of_itk(tmp_path: Path, ending: str, slices: int) -> None:
     require_what_itk_gives(path)
 
 
+@pytest.mark.parametrize("name", OTHER_HEADERS)
+@pytest.mark.parametrize(("ending", "make"), [(".mha", mha_bytes), (".nrrd", nrrd_bytes)])
+@pytest.mark.parametrize("kind", [np.uint8, np.int16])
+def test_headers_of_other_formats(tmp_path: Path, ending: str, make, name: str, kind: type) -> None:
+    """SimpleITK takes sheared axes in these, and so does nnU-Net."""
+    path = tmp_path / f"a{ending}"
+    path.write_bytes(make(LABELS.astype(kind), **OTHER_HEADERS[name]))
+    require_what_itk_gives(path)
+    read, expected = read_label_image(path), sitk.ReadImage(str(path))
+    steps = np.array(OTHER_HEADERS[name]["axes"]).T
+    assert np.array_equal(read.labels, LABELS)
+    assert np.allclose(read.grid.placements["SimpleITK"][:3, :3], steps)
+    image = read_volume(path)
+    assert np.array_equal(sitk.GetArrayFromImage(image), sitk.GetArrayFromImage(expected))
+    assert same_grid(grid_of(image), grid_of(expected))
+    assert same_grid(grid_of(read_header(path)), grid_of(expected))
+
+
+@pytest.mark.parametrize("slices", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("name", ["sform of ones", "qform only", "unit m", "negative zooms", "scale factor", "sheared"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
+def test_thin_volumes_of_any_header(tmp_path: Path, ending: str, name: str, slices: int) -> None:
+    labels = LABELS[..., :1].repeat(slices, axis=2) if slices > LABELS.shape[2] else LABELS[..., :slices]
+    path = nifti(tmp_path / f"{name}{ending}", stored_labels(labels, name), **HEADERS[name])
+    assert np.array_equal(read_label_image(path).labels, labels)
+    if name in REFUSED_BY_ITK or ending == ".nii":
+        require_what_nibabel_gives(path)
+    else:
+        require_what_itk_gives(path)
+    if name not in REFUSED_BY_ITK:
+        assert np.array_equal(np.rint(sitk.GetArrayFromImage(read_volume(path)).T), labels)
+
+
 @pytest.mark.parametrize("slices", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("options", [{}, {"photometric": "minisblack"}, {"compression": "zlib"}, {"byteorder": ">"}])
 def test_tiff(tmp_path: Path, slices: int, options: dict) -> None:
@@ -182,36 +228,33 @@ def test_pictures(tmp_path: Path, name: str, kind: type) -> None:
     assert read.spacing is None
 
 
-def palette(numbers: np.ndarray) -> Image.Image:
-    picture = Image.fromarray(numbers)
-    picture = picture.convert("P")
-    picture.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
-    return picture
-
-
 @pytest.mark.parametrize(
-    ("name", "make", "words"),
+    ("name", "words"),
     [
-        ("a.png", palette, "has a palette"),
-        ("a.bmp", palette, "has a palette"),
-        ("a.png", lambda numbers: Image.fromarray(numbers).convert("LA"), "has an alpha channel"),
-        ("a.png", lambda numbers: Image.fromarray(numbers).convert("RGB"), "is a colour image"),
-        ("a.png", lambda numbers: Image.fromarray(numbers).convert("RGBA"), "is a colour image"),
-        ("a.tif", lambda numbers: Image.fromarray(numbers).convert("RGB"), "is a colour image"),
+        *(("a.png", words) for words in NO_LABEL_PICTURES),
+        ("a.bmp", "has a palette"),
+        ("a.bmp", "is a colour image"),
+        ("a.tif", "is a colour image"),
     ],
 )
-def test_pictures_that_nnunet_does_not_read_as_labels(tmp_path: Path, name: str, make, words: str) -> None:
-    make(LABELS[0]).save(tmp_path / name)
+def test_pictures_that_nnunet_does_not_read_as_labels(tmp_path: Path, name: str, words: str) -> None:
+    NO_LABEL_PICTURES[words](LABELS[0]).save(tmp_path / name)
     with pytest.raises(UserError, match=f"{name} {words}"):
         read_label_image(tmp_path / name)
 
 
+def test_colours_with_an_alpha_channel_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(LABELS[0]).convert("RGBA").save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is a colour image"):
+        read_label_image(tmp_path / "a.png")
+
+
 def test_remedies_for_pictures_work(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
-    palette(LABELS[0]).save(path)
+    NO_LABEL_PICTURES["has a palette"](LABELS[0]).save(path)
     Image.fromarray(np.asarray(Image.open(path))).save(path)
     assert np.array_equal(read_label_image(path).labels, LABELS[0])
-    Image.fromarray(LABELS[0]).convert("LA").save(path)
+    NO_LABEL_PICTURES["has an alpha channel"](LABELS[0]).save(path)
     Image.open(path).getchannel(0).save(path)
     assert np.array_equal(read_label_image(path).labels, LABELS[0])
 
@@ -220,15 +263,7 @@ def test_remedies_for_pictures_work(tmp_path: Path) -> None:
 
 
 WHOLE = nifti_bytes(LABELS, **HEADERS["sform only"])
-DAMAGED = {
-    # The gzip is whole, the voxels end half way: SimpleITK gives zeros.
-    "half.nii.gz": gzip.compress(WHOLE[: len(WHOLE) // 2]),
-    "cut.nii.gz": gzip.compress(WHOLE)[:-30],
-    "turned.nii.gz": gzip.compress(WHOLE)[:-20] + bytes(20),
-    "half.nii": WHOLE[: len(WHOLE) // 2],
-    "page.nii.gz": b"<html>Not found</html>",
-    "nothing.nii.gz": b"",
-}
+DAMAGED = damaged(WHOLE)
 
 
 @pytest.mark.parametrize("read", [read_label_image, read_volume])
@@ -240,7 +275,50 @@ def test_damaged_files_are_refused(tmp_path: Path, name: str, read) -> None:
         read(path)
 
 
-@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".tif", ".png"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("ending", "make"), [(".mha", mha_bytes), (".nrrd", nrrd_bytes)])
+def test_cut_off_volumes_of_other_formats_are_refused(tmp_path: Path, ending: str, make, packed: bool) -> None:
+    path, content = tmp_path / f"a{ending}", make(LABELS, **{**OTHER_HEADERS["straight"], "packed": packed})
+    path.write_bytes(content[:-30])
+    for read in (read_label_image, read_volume):
+        with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be read as an image .*: write, download"):
+            read(path)
+
+
+def test_half_a_volume_in_a_whole_metaimage(tmp_path: Path) -> None:
+    """SimpleITK leaves what happened to be in memory in place of the rest."""
+    path = tmp_path / "a.mha"
+    whole = mha_bytes(LABELS, **OTHER_HEADERS["packed"])
+    half = zlib.compress(LABELS.tobytes(order="F")[: LABELS.size // 2])
+    header = whole[: whole.index(b"LOCAL\n") + 6]
+    path.write_bytes(re.sub(rb"(CompressedDataSize =) \d+", rb"\1 %d" % len(half), header) + half)
+    assert sitk.ReadImage(str(path)).GetSize() == LABELS.shape
+    for read in (read_label_image, read_volume):
+        with pytest.raises(UserError, match=r"a\.mha cannot be read as an image \(it ends after 105 of 210 bytes"):
+            read(path)
+
+
+def test_half_a_volume_of_gipl(tmp_path: Path) -> None:
+    path = tmp_path / "a.gipl"
+    sitk.WriteImage(sitk.GetImageFromArray(LABELS.T), str(path))
+    assert np.array_equal(read_label_image(path).labels, LABELS)
+    path.write_bytes(path.read_bytes()[:-100])
+    assert sitk.ReadImage(str(path)).GetSize() == LABELS.shape
+    with pytest.raises(UserError, match=r"a\.gipl cannot be read as an image \(it ends after 110 of 210 bytes"):
+        read_label_image(path)
+
+
+def test_half_a_stack_of_planes(tmp_path: Path) -> None:
+    """tifffile gives the planes that it finds, which may look like a picture."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, LABELS.T, photometric="minisblack", compression="zlib")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert tifffile.imread(path).shape != LABELS.T.shape
+    with pytest.raises(UserError, match=r"a\.tif cannot be read as an image .*page"):
+        read_label_image(path)
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".tif", ".png", ".bmp"])
 def test_damaged_files_of_other_formats_are_refused(tmp_path: Path, ending: str) -> None:
     path, labels = tmp_path / f"a{ending}", np.random.default_rng(5).integers(0, 4, (40, 40)).astype(np.uint8)
     if ending in (".mha", ".nrrd"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_ext.architectures.geometry import Geometry, default_network
+from nnunetv2_ext.architectures.layers.recompute import checkpoint
 from nnunetv2_ext.planning.cuda import CudaSemantics
 from nnunetv2_ext.planning.memory import CUBLAS_BYTES, Ledger, predict_step
 from nnunetv2_ext.planning.networks import find_trained_network
@@ -151,3 +153,38 @@ def test_a_compiled_step_is_predicted() -> None:
     eager, compiled = (network.predict(SMALL, 1, 3, 2, compiled=compiled) for compiled in (False, True))
     assert eager.weights == compiled.weights
     assert compiled.peak == pytest.approx(eager.peak, rel=0.1)
+
+
+class Chain(nn.Module):
+    """Blocks of convolutions, which the partitioner does not recompute by itself."""
+
+    def __init__(self, checkpointing: bool) -> None:
+        super().__init__()
+        self.checkpointing = checkpointing
+        self.first, self.last = nn.Conv2d(1, 32, 1), nn.Conv2d(32, 2, 1)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Conv2d(32, 128, 1), nn.Conv2d(128, 32, 1)) for _ in range(6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = x + (checkpoint(block, x) if self.checkpointing else block(x))
+        return self.last(x)
+
+
+def test_what_is_ordered_to_be_recomputed_is_not_kept_by_a_compiled_step() -> None:
+    """The maps of 128 channels of all blocks but one are given up, 2 bytes per voxel."""
+    size, batch_size = (128, 128), 4
+
+    def peak(checkpointing: bool) -> int:
+        return predict_step(
+            lambda: Chain(checkpointing),
+            input_channels=1,
+            num_classes=2,
+            patch_size=size,
+            batch_size=batch_size,
+            recipe=NNUNET,
+            compiled=True,
+        ).peak
+
+    wide = 128 * batch_size * math.prod(size) * 2
+    assert peak(False) - peak(True) == pytest.approx(1.02 * 5 * wide, rel=0.2)

@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_ext import cli
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.planning.candidates import geometry_of_plan
 from nnunetv2_ext.planning.memory import GIBIBYTE, StepMemory
 from nnunetv2_ext.planning.networks import TrainedNetwork, find_trained_network, padding_waste
 from nnunetv2_ext.planning.plan import Planning, plan_dataset
@@ -97,42 +98,52 @@ def by_name(planning: Planning) -> dict:
     return {each.configuration: each for each in planning.configurations}
 
 
-def test_a_plan_holds_to_the_target_and_its_neighbours_do_not(data: PlannedData) -> None:
-    whole = by_name(plan_dataset("801", [PECA_NET], target=8))["3d_fullres"]
-    network = find_trained_network(PECA_NET)
-    strides = data.plans(LABELS)["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
-    least = network.predict(Geometry.from_strides(whole.patch_size, strides), 1, whole_classes(data), 2)
-    target = (least.total - 1) / GIBIBYTE
-    planning = plan_dataset("801", [PECA_NET], target=target)
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer", PECA_NET, "nnUNetTrainerDCA"])
+def test_a_plan_holds_to_the_target_and_its_neighbours_do_not(data: PlannedData, trainer: str) -> None:
+    """With the true predictions, where the largest patch takes a byte more than there is."""
+    known: dict = {}
+    whole = by_name(plan_dataset("801", [trainer], target=8, configurations=["3d_fullres"], known=known))["3d_fullres"]
+    least = max(memory.total for (_, _, _, batch), memory in known.items() if batch == 2)
+    target = (least - 1) / GIBIBYTE
+    planning = plan_dataset("801", [trainer], target=target, configurations=["3d_fullres"], known=known)
     less = by_name(planning)["3d_fullres"]
     assert math.prod(less.patch_size) < math.prod(whole.patch_size)
-    assert less.memory[PECA_NET].total <= target * GIBIBYTE
+    assert less.memory[trainer].total <= target * GIBIBYTE
+    network, classes = find_trained_network(trainer), len(data.dataset_json(LABELS)["labels"])
+    plan = geometry_of_plan(json.loads(planning.path.read_text())["configurations"]["3d_fullres"])
+    step = plan.cumulative_strides[-1]
+    axis = max(
+        (axis for axis in range(3) if plan.patch_size[axis] + step[axis] <= whole.patch_size[axis]),
+        key=lambda axis: plan.patch_size[axis],
+    )
+    larger = tuple(size + step[axis] * (index == axis) for index, size in enumerate(plan.patch_size))
+    for geometry, batch_size in ((replace(plan, patch_size=larger), 2), (plan, less.batch_size + 1)):
+        assert network.predict(geometry, 1, classes, batch_size).total > target * GIBIBYTE
 
 
-def whole_classes(data: PlannedData) -> int:
-    """Count the classes of the dataset, with background."""
-    return len(data.dataset_json(LABELS)["labels"])
+# Datasets behind the rows of the plan matrix: spacing, median shape, channels.
+SHAPES = {
+    "A1, abdominal CT": ((3, 0.76, 0.76), (148, 512, 512), 1),
+    "B1, flat, as ACDC": ((5, 1.56, 1.56), (18, 256, 216), 1),
+    "B3, prostate of two channels": ((3.6, 0.62, 0.62), (20, 320, 319), 2),
+    "B4, electron microscopy": ((50, 4, 4), (30, 1000, 1000), 1),
+    "B5, thin slab": ((6, 0.4, 0.4), (12, 512, 512), 1),
+    "C1, brain MRI of four channels": ((1, 1, 1), (138, 169, 138), 4),
+    "C3, heart": ((1.37, 1.25, 1.25), (115, 320, 232), 1),
+    "D1, hippocampus": ((1, 1, 1), (36, 50, 35), 1),
+    "D4, tiny and flat": ((5, 1, 1), (8, 32, 32), 1),
+    "D6, tiny": ((1, 1, 1), (10, 12, 10), 1),
+    "E6, histology": ((999, 1, 1), (1, 700, 400), 3),
+}
 
 
-@pytest.mark.parametrize(
-    ("spacing", "shape", "channels", "target"),
-    [
-        pytest.param((3, 0.76, 0.76), (148, 512, 512), 1, 3, id="abdominal CT, with a cascade"),
-        pytest.param((1, 1, 1), (138, 169, 138), 4, 3, id="brain MRI of four channels"),
-        pytest.param((5, 1.56, 1.56), (18, 256, 216), 1, 2, id="flat, as ACDC"),
-        pytest.param((1, 1, 1), (36, 50, 35), 1, 0.6, id="hippocampus"),
-        pytest.param((1, 1, 1), (10, 12, 10), 1, 1, id="tiny"),
-    ],
-)
-def test_nnunets_rules_hold(
-    data: PlannedData, simple_memory: list[Geometry], spacing: tuple, shape: tuple, channels: int, target: float
-) -> None:
-    dataset = write_dataset(data, 850, spacing, shape, channels)
-    planning = plan_dataset(dataset, [PECA_NET], target=target)
+def require_best(planning: Planning, trainer: str, channels: int, shape: tuple) -> None:
+    """Check that plans meet the target, that their neighbours do not, and that the network takes the sizes."""
+    target = planning.target * GIBIBYTE
     plans = json.loads(planning.path.read_text())
-    network = find_trained_network(PECA_NET)
+    network = find_trained_network(trainer)
     for each in planning.configurations:
-        assert each.memory[PECA_NET].total <= target * GIBIBYTE
+        assert each.memory[trainer].total <= target
         configuration = plans["configurations"][each.configuration]
         if "inherits_from" in configuration:
             configuration = {**plans["configurations"][configuration["inherits_from"]], **configuration}
@@ -140,22 +151,38 @@ def test_nnunets_rules_hold(
         strides = configuration["architecture"]["arch_kwargs"]["strides"]
         total = [math.prod(stride[axis] for stride in strides) for axis in range(len(each.patch_size))]
         assert all(size % stride == 0 for size, stride in zip(each.patch_size, total, strict=True))
-        assert all(size < shape + stride for size, shape, stride in zip(each.patch_size, median, total, strict=True))
+        assert all(size < full + stride for size, full, stride in zip(each.patch_size, median, total, strict=True))
         geometry = Geometry.from_strides(each.patch_size, strides)
         inputs = channels + (2 if each.configuration == "3d_cascade_fullres" else 0)
+        network.build(geometry, inputs, 3)
         more = network.predict(geometry, inputs, 3, each.batch_size + 1, regions=False).total
         voxels = each.batch_size * math.prod(each.patch_size)
         everything = math.prod(median) * 100 * (shape[0] if each.configuration == "2d" else 1)
-        assert more > target * GIBIBYTE or voxels + math.prod(each.patch_size) / 2 >= 0.05 * everything
+        assert more > target or voxels + math.prod(each.patch_size) / 2 >= 0.05 * everything
+        if any(note.startswith(each.data_identifier) for note in planning.notes):
+            continue  # A smaller patch, which the windows fill; what is larger fits too.
         may_grow = [axis for axis, (size, full) in enumerate(zip(each.patch_size, median, strict=True)) if size < full]
-        if may_grow and each.configuration == "3d_fullres" and more > target * GIBIBYTE and each.batch_size == 2:
+        if may_grow and each.configuration == "3d_fullres" and more > target and each.batch_size == 2:
             axis = max(may_grow, key=lambda index: each.patch_size[index])
             larger = list(each.patch_size)
             larger[axis] += total[axis]
             grown = network.predict(replace(geometry, patch_size=tuple(larger)), inputs, 3, 2, regions=False)
-            assert grown.total > target * GIBIBYTE
-    expected = {"2d", "3d_fullres"} | ({"3d_lowres", "3d_cascade_fullres"} if shape[1] == 512 else set())
-    assert by_name(planning).keys() == expected
+            assert grown.total > target
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer", PECA_NET, "nnUNetTrainerSwinUNETRRecA"])
+def test_nnunets_rules_hold(data: PlannedData, simple_memory: list[Geometry], trainer: str, shape: str) -> None:
+    spacing, median, channels = SHAPES[shape]
+    dataset = write_dataset(data, 850, spacing, median, channels)
+    # Where the whole image fits, and where it does not.
+    for target in (3, 1):
+        planning = plan_dataset(dataset, [trainer], target=target)
+        require_best(planning, trainer, channels, median)
+        names = {"2d", "3d_fullres"} if median[0] > 1 else {"2d"}
+        assert names <= by_name(planning).keys()
+        if shape.startswith("A1"):
+            assert by_name(planning).keys() == {*names, "3d_lowres", "3d_cascade_fullres"}
 
 
 def test_data_are_shared_where_they_are_the_same(data: PlannedData, simple_memory: list[Geometry]) -> None:
@@ -170,6 +197,18 @@ def test_data_are_shared_where_they_are_the_same(data: PlannedData, simple_memor
     (data.preprocessed / LABELS / "Other.json").write_text(json.dumps({**other, "plans_name": "Other"}))
     planning = plan_dataset("801", [PECA_NET], target=8, base_name="Other")
     assert planning.unprepared == ["3d_fullres"]
+
+
+def test_a_small_target_is_met_after_a_first_patch_that_is_far_above_it(
+    data: PlannedData, simple_memory: list[Geometry]
+) -> None:
+    """The allocator's share of the first patch alone is more than the target."""
+    dataset = write_dataset(data, 852, (1, 1, 1), (256, 256, 256))
+    planning = plan_dataset(dataset, ["nnUNetTrainer"], target=0.7, configurations=["3d_fullres"])
+    first = StepMemory(0, math.prod(simple_memory[0].patch_size) * 2 * BYTES_PER_VOXEL)
+    assert first.total - first.peak > 0.7 * GIBIBYTE
+    memory = by_name(planning)["3d_fullres"].memory["nnUNetTrainer"]
+    assert 0.9 * 0.7 < memory.total / GIBIBYTE <= 0.7
 
 
 def test_stock_and_own_trainers_build_from_the_plans(data: PlannedData, simple_memory: list[Geometry]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -59,13 +60,14 @@ def model(make_model: Callable[..., Path]) -> Path:
 
 
 def test_context(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = tmp_path / "context"
+    output = tmp_path / "Ann's context"
     cli.main(["submit", "flare", "--model", str(model), "--team", "team-7", "-o", str(output), "--mirroring"])
     assert {path.name for path in output.iterdir()} == CONTEXT
     shown = capsys.readouterr().out
     assert f"Wrote {output}: {TRAINER}, nnUNetPlans, 2d, folds 0, 1." in shown
     assert "2 folds are averaged, which takes 2 times as long as one" in shown
-    assert f"docker build -t team-7:latest {output}" in shown
+    (command,) = [line for line in shown.splitlines() if "docker build" in line]
+    assert shlex.split(command)[-4:] == ["build", "-t", "team-7:latest", str(output)]
 
     assert lint("hadolint", output / "Dockerfile") == ""
     assert lint("shellcheck", output / "predict.sh") == ""
@@ -83,6 +85,9 @@ def test_context(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     for words in ("docker build -t team-7:latest .", "docker save team-7:latest | gzip > team-7.tar.gz", TRAINER):
         assert words in readme
     assert '--gpus "device=0"' in readme
+    # The challenge starts it with docker's own 64 MB of shared memory.
+    assert "--shm-size=" not in readme
+    assert "docker container run" in readme
     assert "1 liver, 2 " in readme
     assert "$" not in re.sub(r"\$PWD", "", readme)
     assert not list(output.rglob("__pycache__"))

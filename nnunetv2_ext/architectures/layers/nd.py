@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
@@ -44,6 +45,12 @@ def instance_norm(spatial_dims: int) -> type[nn.Module]:
 def channel_dropout(spatial_dims: int) -> type[nn.Module]:
     """Return the dropout class that zeroes whole channels."""
     return _pick(spatial_dims, nn.Dropout2d, nn.Dropout3d)
+
+
+def put_channels_last(module: nn.Module) -> None:
+    """Let the channels of all weights of convolutions lie together in memory; their shapes stay."""
+    nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
+    nn.utils.convert_conv3d_weight_memory_format(module, torch.channels_last_3d)
 
 
 def channels_last(x: Tensor) -> Tensor:
