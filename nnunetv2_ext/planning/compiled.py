@@ -87,7 +87,7 @@ def mark_recomputed(numbers: Iterator[int], function: Callable[..., Any], *input
     """Apply a function in the place of torch's checkpoint; the partitioner keeps nothing of what it computes.
 
     Args:
-        numbers: gives each region its own number.
+        numbers: counter that gives each region its own number.
         function: what to apply.
         inputs: its arguments.
     """
