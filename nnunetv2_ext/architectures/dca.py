@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.layers import nd
-from nnunetv2_ext.architectures.layers.recompute import checkpoint, recompute
+from nnunetv2_ext.architectures.layers.recompute import checkpoint, is_captured, recompute
 from nnunetv2_ext.architectures.layers.resize import Interpolation, average_to, interpolate_to
 
 __all__ = [
@@ -382,6 +382,13 @@ class MapUpdate(nn.Module):
         norm = self.norm
         if type(norm) is not nd.instance_norm(x.ndim - 2) or norm.track_running_stats:
             return self.activation(norm(x))
+        if is_captured():
+            # The shortest graph: layer norm over the positions, and an affine map of each channel.
+            precise = x.flatten(2).to(torch.promote_types(x.dtype, torch.float32))
+            normed = F.layer_norm(precise, precise.shape[2:], eps=norm.eps)
+            if norm.affine:
+                normed = normed * norm.weight[:, None] + norm.bias[:, None]
+            return self.activation(normed.to(x.dtype)).view_as(x)
         # Instance norm is batch norm of one sample with B C channels. torch's own gives a view of that, and in-place
         # activation of a view costs two more copies of the map in the backward pass.
         batch, shape = x.shape[0], x.shape

@@ -373,8 +373,11 @@ class EncoderStage(nn.Module):
             block.attention.initialise_as_encoder()
 
     def forward(self, x: Tensor) -> Tensor:
-        # float32 in every block, the first one too: a compiler takes blocks of one precision for equal.
-        return self.blocks(_precise(self.downsample(x)))
+        x = self.downsample(x)
+        # float32 in every block, and channels that lie together, in the first one too: a compiler takes blocks of one
+        # precision and layout for equal.
+        precise = torch.promote_types(x.dtype, torch.float32)
+        return self.blocks(x.to(precise, memory_format=nd.channels_last_format(x.ndim - 2)))
 
 
 class DecoderStage(nn.Module):

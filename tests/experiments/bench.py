@@ -198,12 +198,16 @@ OF_AN_ENGINE = {"Snakefile", "jobs.json", "profile", ".snakemake", ".head.lock",
 
 
 def files_of_an_experiment(bench: Bench) -> dict[str, bytes]:
-    """Return what an experiment left in nnU-Net's folders and in its own, by path; logs and locks without content."""
+    """Return what an experiment left in nnU-Net's folders and in its own, by path; logs and locks without content.
+
+    Without the traces of the job that writes folds: they are there already, so that Slurm does not start it.
+    """
     found = {}
     for folder in ("preprocessed", "results", "study"):
         for path in sorted((bench.root / folder).rglob("*")):
             name = path.relative_to(bench.root)
-            if path.is_file() and not (folder == "study" and name.parts[1] in OF_AN_ENGINE):
+            of_folds = path.name.startswith(("splits.", ".splits."))
+            if path.is_file() and not of_folds and not (folder == "study" and name.parts[1] in OF_AN_ENGINE):
                 timed = path.suffix in (".log", ".lock")
                 content = b"" if timed else path.read_bytes()
                 # A stamp says which Python wrote it, which in one environment has several names.

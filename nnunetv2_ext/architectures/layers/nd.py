@@ -47,6 +47,11 @@ def channel_dropout(spatial_dims: int) -> type[nn.Module]:
     return _pick(spatial_dims, nn.Dropout2d, nn.Dropout3d)
 
 
+def channels_last_format(spatial_dims: int) -> torch.memory_format:
+    """Return the memory format in which the channels of a map lie together."""
+    return torch.channels_last if spatial_dims == 2 else torch.channels_last_3d
+
+
 def put_channels_last(module: nn.Module) -> None:
     """Let the channels of all weights of convolutions lie together in memory; their shapes stay."""
     nn.utils.convert_conv2d_weight_memory_format(module, torch.channels_last)
