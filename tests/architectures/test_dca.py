@@ -361,8 +361,10 @@ def update_plainly(dca: DCA, maps: list[Tensor]) -> list[Tensor]:
         project(pool(x, grid).flatten(2).transpose(1, 2))
         for project, x in zip(dca.token_projections, maps, strict=True)
     ]
+    for block in dca.blocks:
+        tokens = block(tokens)
     outputs = []
-    for update, x, y in zip(dca.updates, maps, dca._attend(*tokens), strict=True):
+    for update, x, y in zip(dca.updates, maps, tokens, strict=True):
         mode = "bilinear" if len(grid) == 2 else "trilinear"
         coarse = update.mix(y.transpose(1, 2).unflatten(2, grid))
         fine = F.interpolate(coarse, size=x.shape[2:], mode=mode, align_corners=True)
