@@ -19,7 +19,7 @@ statistics are updated once. The attentions, a few percent of a network's work, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_ext.architectures.layers import nd
+from nnunetv2_ext.architectures.layers.precision import as_factor
 from nnunetv2_ext.architectures.layers.recompute import checkpoint, is_captured, recompute
 from nnunetv2_ext.architectures.layers.resize import Interpolation, average_to, interpolate_to
 
@@ -83,15 +84,15 @@ class DepthwiseProjection(nn.Module):
         return tokens * self.weight + self.bias
 
 
-def _project(tokens: Tensor, *rows: Sequence[DepthwiseProjection]) -> Tensor:
+def _project(tokens: Tensor, *rows: Iterable[nn.Module]) -> Tensor:
     """Apply several rows of projections to the same tokens; those of a row lie side by side and fill its channels.
 
     Shape:
         tokens (B, P, C) to (rows, B, P, C).
     """
-    weight = torch.cat([projection.weight for row in rows for projection in row])
-    bias = torch.cat([projection.bias for row in rows for projection in row])
-    return tokens * weight.view(len(rows), 1, 1, -1) + bias.view(len(rows), 1, 1, -1)
+    shape = (len(rows), 1, 1, -1)
+    weight = torch.cat([projection.weight for row in rows for projection in row]).view(shape)
+    return tokens * weight + torch.cat([projection.bias for row in rows for projection in row]).view(shape)
 
 
 class DepthwiseMerge(nn.Module):
@@ -137,15 +138,18 @@ class ChannelCrossAttention(nn.Module):
         self.out = DepthwiseProjection(channels)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        return self.out(self.attend(self.query(tokens), self.key(context), self.value(context)))
+        query = self.query(tokens) * self.scale_for(tokens.shape[1])
+        return self.out(self.attend(query, self.key(context), self.value(context)))
+
+    def scale_for(self, n_tokens: int) -> float:
+        """Return the factor of the queries, the same for all stages."""
+        scale = 1 / math.sqrt(self.total_channels)
+        return scale * min(1.0, PAPER_TOKENS / n_tokens) if self.scale == "tokens" else scale
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend with what is projected: (B, P, C_i) and two times (B, P, C) to (B, P, C_i)."""
-        batch, n_tokens = query.shape[:2]
-        scale = 1 / math.sqrt(self.total_channels)
-        if self.scale == "tokens":
-            scale *= min(1.0, PAPER_TOKENS / n_tokens)
-        query, key, value = (self._split(x) for x in (query * scale, key, value))  # (B h, P, C_i / h or C / h)
+        """Attend with what is projected and scaled: (B, P, C_i) and two times (B, P, C) to (B, P, C_i)."""
+        batch = query.shape[0]
+        query, key, value = (self._split(x) for x in (query, key, value))  # (B h, P, C_i / h or C / h)
         # Scores are sums over all tokens, and reach hundreds: there half precision rounds to whole numbers and changes
         # the softmax, and beyond 14,000 tokens unscaled sums leave fp16's range.
         with torch.autocast(device_type=query.device.type, enabled=False):
@@ -268,8 +272,10 @@ class DualAttentionBlock(nn.Module):
         self.widths = tuple(channels)
 
     def forward(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        # The stages lie side by side, (B, P, C): what concerns each channel alone is done once for all of them.
-        joined = torch.cat(list(tokens), dim=2)
+        return list(self.update(torch.cat(list(tokens), dim=2)).split(self.widths, dim=2))
+
+    def update(self, joined: Tensor) -> Tensor:
+        """Update the stages side by side, (B, P, C): what concerns each channel alone is done once for all of them."""
         updates = self._updates()
         if self.merges:
             weight = torch.cat([merge.weight for merge in self.merges])
@@ -280,7 +286,7 @@ class DualAttentionBlock(nn.Module):
         else:
             for update in reversed(updates) if self.layout == "sca-cca" else updates:
                 joined = joined + recompute(update, joined)
-        return list(joined.split(self.widths, dim=2))
+        return joined
 
     def _updates(self) -> list[Callable[[Tensor], Tensor]]:
         return ([self._across_channels] if self.channel_attentions else []) + (
@@ -294,13 +300,14 @@ class DualAttentionBlock(nn.Module):
             [stage.query for stage in stages],
             *([stage.key] for stage in stages),
             *([stage.value] for stage in stages),
-        )
+        ).unbind()
+        query = query * stages[0].scale_for(tokens.shape[1])
         keys, values = context[: len(stages)], context[len(stages) :]
         mixed = [
             stage.attend(*inputs)
             for stage, *inputs in zip(stages, query.split(self.widths, dim=2), keys, values, strict=True)
         ]
-        return _project(torch.cat(mixed, dim=2), [stage.out for stage in stages])[0]
+        return _project(torch.cat(mixed, dim=2), [stage.out for stage in stages]).squeeze(0)
 
     def _across_positions(self, tokens: Tensor) -> Tensor:
         stages = list(self.spatial_attentions)
@@ -311,16 +318,16 @@ class DualAttentionBlock(nn.Module):
             [stage.value for stage in stages],
         )
         query, key, value = projected.split((len(stages), len(stages), 1))
-        values = value[0].split(self.widths, dim=2)
+        values = value.squeeze(0).split(self.widths, dim=2)
         mixed: dict[int, Tensor] = {}
         for heads in {stage.num_heads for stage in stages}:
             # Stages of as many heads attend at once.
             mine = [number for number, stage in enumerate(stages) if stage.num_heads == heads]
-            some = slice(None) if len(mine) == len(stages) else mine
-            attended = _attend_across_positions(query[some], key[some], [values[number] for number in mine], heads)
+            same = (query, key) if len(mine) == len(stages) else (query[mine], key[mine])
+            attended = _attend_across_positions(*same, [values[number] for number in mine], heads)
             mixed.update(zip(mine, attended, strict=True))
         together = torch.cat([mixed[number] for number in range(len(stages))], dim=2)
-        return _project(together, [stage.out for stage in stages])[0]
+        return _project(together, [stage.out for stage in stages]).squeeze(0)
 
     def _normalise(self, norms: nn.ModuleList, tokens: Tensor) -> Tensor:
         return torch.cat([norm(x) for norm, x in zip(norms, tokens.split(self.widths, dim=2), strict=True)], dim=2)
@@ -384,11 +391,12 @@ class MapUpdate(nn.Module):
             return self.activation(norm(x))
         if is_captured():
             # The shortest graph: layer norm over the positions, and an affine map of each channel.
-            precise = x.flatten(2).to(torch.promote_types(x.dtype, torch.float32))
-            normed = F.layer_norm(precise, precise.shape[2:], eps=norm.eps)
+            y = x.to(torch.promote_types(x.dtype, torch.float32))
+            y = F.layer_norm(y, y.shape[2:], eps=norm.eps)
             if norm.affine:
-                normed = normed * norm.weight[:, None] + norm.bias[:, None]
-            return self.activation(normed.to(x.dtype)).view_as(x)
+                shape = (-1,) + (1,) * (x.ndim - 2)
+                y = y * norm.weight.view(shape) + norm.bias.view(shape)
+            return self.activation(y).to(x.dtype)
         # Instance norm is batch norm of one sample with B C channels. torch's own gives a view of that, and in-place
         # activation of a view costs two more copies of the map in the backward pass.
         batch, shape = x.shape[0], x.shape
@@ -577,12 +585,12 @@ class DCA(nn.Module):
             for stage, feature in enumerate(maps)
         ]
         joined = torch.cat([x.flatten(2) for x in patches], dim=1).transpose(1, 2)  # (B, P, C)
-        tokens = _project(joined, self.token_projections)[0].split(self.channels, dim=2)
-        tokens = checkpoint(self._attend, *tokens) if self.checkpointing else self._attend(*tokens)
+        joined = _project(joined, self.token_projections).squeeze(0)
+        joined = checkpoint(self._attend, joined) if self.checkpointing else self._attend(joined)
+        tokens = as_factor(joined).split(self.channels, dim=2)
         return [update(feature, x, grid) for update, feature, x in zip(self.updates, maps, tokens, strict=True)]
 
-    def _attend(self, *tokens: Tensor) -> list[Tensor]:
-        updated = list(tokens)
+    def _attend(self, joined: Tensor) -> Tensor:
         for block in self.blocks:
-            updated = block(updated)
-        return updated
+            joined = block.update(joined)
+        return joined

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from nnunetv2_ext.architectures.cost import bytes_kept_for_backward, estimate_cost
 from nnunetv2_ext.architectures.geometry import Geometry
 from nnunetv2_ext.architectures.peca_net import PRESETS, PairedAttention, ParallelInteraction, PECANet
+from nnunetv2_ext.trainers.compilation import compile_parts
 from nnunetv2_ext.weights import from_authors
 from tests import golden_files
 
@@ -190,10 +191,14 @@ def test_attention_stays_finite(scale: float) -> None:
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
 
 
-def test_attention_learns_under_half_precision() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attention_learns_under_half_precision(compiled: bool) -> None:
     """At initialisation, with the loss scaled as nnU-Net scales it, no element of a weight has a gradient of zero."""
     torch.manual_seed(0)
     network = without_dropout(small_network(patch_size=(16, 64, 64)))
+    if compiled:
+        torch._dynamo.reset()
+        compile_parts(network.parts_to_compile(), backend="aot_eager", fullgraph=True)
     with torch.autocast("cpu", dtype=torch.float16):
         logits = network(torch.randn(2, 1, 16, 64, 64))
     loss = nn.functional.cross_entropy(logits.float(), torch.randint(0, 3, (2, 16, 64, 64)))

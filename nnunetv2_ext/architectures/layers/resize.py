@@ -7,6 +7,7 @@ overlap are one mean; all else is one small matrix product per axis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,9 +29,8 @@ def average_to(x: Tensor, grid: Sequence[int]) -> Tensor:
     size = x.shape[2:]
     if any(have % want for have, want in zip(size, grid, strict=True)):
         return _resize(x, [_averages(*axis, like=x) for axis in zip(size, grid, strict=True)])
-    for axis in reversed(range(2, x.ndim)):
-        x = x.unflatten(axis, (grid[axis - 2], -1))
-    return x.mean(dim=tuple(range(3, x.ndim, 2)))
+    windows = [part for have, want in zip(size, grid, strict=True) for part in (want, have // want)]
+    return x.reshape(*x.shape[:2], *windows).mean(dim=tuple(range(3, 2 + len(windows), 2)))
 
 
 def interpolate_to(x: Tensor, size: Sequence[int], *, plus: Tensor | None = None) -> Tensor:
@@ -107,13 +107,14 @@ def _resize(x: Tensor, matrices: Sequence[Tensor | None], plus: Tensor | None = 
         if matrix is None:
             continue
         matrix = matrix.to(x.dtype)
+        before, rest = x.shape[:axis], x.shape[axis + 1 :]
         if axis == x.ndim - 1:
-            x = x @ matrix
+            x = (x.flatten(0, -2) @ matrix).view(*before, -1)
         else:
-            rest = x.shape[axis + 1 :]
-            x = matrix.t() @ x.flatten(axis + 1)
+            batch = math.prod(before)
+            x = torch.bmm(matrix.t().expand(batch, -1, -1), x.reshape(batch, x.shape[axis], -1))
             if axis == 2 and plus is not None and plus.dtype == x.dtype:
                 # In place, and before the result is seen under another shape: autograd copies for in-place views.
-                x, plus = x.add_(plus.flatten(3)), None
-            x = x.unflatten(axis + 1, rest)
+                x, plus = x.add_(plus.reshape(x.shape)), None
+            x = x.view(*before, -1, *rest)
     return x if plus is None else x + plus
