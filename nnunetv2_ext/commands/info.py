@@ -193,9 +193,11 @@ def _predict(
     memory = trained.predict(
         geometry, network.input_channels, num_classes, batch_size, regions=regions, compiled=compiled
     )
+    # Of compiled steps few were measured, and none was above its prediction.
+    certainty = "rather too much than too little" if compiled else f"error {ERROR:.0%} or less"
     text = (
         f"about {memory.total / GIBIBYTE:.1f} GB of a GPU with a batch of {batch_size}, of which tensors "
-        f"{memory.peak / GIBIBYTE:.1f} GB (predicted, error {ERROR:.0%} or less)"
+        f"{memory.peak / GIBIBYTE:.1f} GB (predicted, {certainty})"
     )
     card = memory_of_card()
     if card is None:

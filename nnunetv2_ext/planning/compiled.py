@@ -7,6 +7,7 @@ it leaves the graph, or it is a reduction.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ def compile_on_paper(network: nn.Module, charge: Callable[[Sequence[int]], None]
         charge: takes the course of a pass: the bytes that are alive at each of its operators, beyond those at its
             start.
     """
+    # torch's decomposition of 3D pooling looks it up without importing it.
+    importlib.import_module("torch._inductor.lowering")
 
     def compiler(graph: fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
         course = _follow(graph)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunetv2_ext import cli
 from nnunetv2_ext.architectures.geometry import Geometry, default_network
 from nnunetv2_ext.architectures.layers.recompute import checkpoint
 from nnunetv2_ext.planning.cuda import CudaSemantics
@@ -188,3 +189,15 @@ def test_what_is_ordered_to_be_recomputed_is_not_kept_by_a_compiled_step() -> No
 
     wide = 128 * batch_size * math.prod(size) * 2
     assert peak(False) - peak(True) == pytest.approx(1.02 * 5 * wide, rel=0.2)
+
+
+@pytest.mark.slow
+def test_info_says_how_sure_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a network with 3D pooling, which torch decomposes by a module that nobody else may have imported."""
+    size = ["--patch", "16", "32", "32", "--strides", "2,2,2", "2,2,2"]
+    with narrow_networks():
+        cli.main(["info", "-tr", "nnUNetTrainerDCAUNet", *size, "--batch", "2", "--compiled"])
+    lines = " ".join(capsys.readouterr().out.split())
+    step, compiled = lines.split("training step ")[1].split(" recipe ")[0].split(" compiled ")
+    assert step.endswith("(predicted, error 10% or less)")
+    assert compiled.endswith("(predicted, rather too much than too little)")
