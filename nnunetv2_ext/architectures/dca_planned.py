@@ -69,6 +69,9 @@ class DCAPlannedNetwork(SegmentationNetwork):
         ValueError: for a network that cannot be wrapped, or sizes that do not fit together.
     """
 
+    # Of classes that nnU-Net's plan names.
+    encoder: Any
+    decoder: Any
     served_dims: ClassVar[tuple[int, ...]] = (2, 3)
     beyond_plan: ClassVar[tuple[str, ...]] = ("dca.",)
 

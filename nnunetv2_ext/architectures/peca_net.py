@@ -134,11 +134,12 @@ class PairedAttention(nn.Module):
         rows = torch.cat((query.flatten(0, 1), _precise(self.key_memory)))
         query, keys = _scale_to_unit_length(rows).split((channels * batch, len(self.key_memory)))
         query = query.view(self.num_heads, -1, batch, n_tokens)
-        positions, channels = self._attend_positions(query), self._attend_channels(query, keys)
+        attended_positions, attended_channels = self._attend_positions(query), self._attend_channels(query, keys)
         # Both gates at once: the first half times the sigmoid of the second.
         gates = (self._weigh_positions(spatial).expand_as(spatial), self._weigh_channels(channel).expand_as(channel))
         gated_positions, gated_channels = F.glu(torch.cat((spatial, channel, *gates)), dim=0).split(quarter)
-        return torch.cat((positions, gated_positions, channels, gated_channels)).permute(1, 2, 0)
+        mixed = torch.cat((attended_positions, gated_positions, attended_channels, gated_channels))
+        return mixed.permute(1, 2, 0)
 
     def _attend_positions(self, query: Tensor) -> Tensor:
         """Attend over P memory units: softmax over the tokens, then each token's weights divided by their sum."""

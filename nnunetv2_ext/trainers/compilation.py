@@ -22,8 +22,8 @@ def compile_parts(parts: Sequence[Callable[..., Any]], **options: Any) -> None:
     """Compile methods of modules, in place.
 
     Args:
-        parts: methods, each bound to its module and written in its class, not inherited from torch's. Those of equal
-            modules, of one class and with tensors of the same shapes, share the compiled code.
+        parts: methods, each bound to its module, which has parameters, and written in its class, not inherited from
+            torch's. Those of equal modules, of one class and with tensors of the same shapes, share the compiled code.
         options: further arguments of `torch.compile`.
     """
     compiled: dict[Hashable, Callable[..., Any]] = {}

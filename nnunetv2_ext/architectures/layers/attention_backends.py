@@ -203,7 +203,7 @@ def _largest_difference(device: torch.device, dtype: torch.dtype) -> float:
     results = []
     for attend, precision in ((_fused, dtype), (_plain, torch.float32)):
         inputs = [x.to(precision).detach().requires_grad_() for x in (query, key, value, bias)]
-        output = attend(*inputs, labels, 3)
+        output = attend(inputs[0], inputs[1], inputs[2], inputs[3], labels, 3)
         results.append([output, *torch.autograd.grad(output, inputs, change.to(precision))])
     differences = [
         (got.float() - expected).abs().max() / expected.abs().max() for got, expected in zip(*results, strict=True)
@@ -260,7 +260,8 @@ def _operator(
     for group in _groups_of(counts, ends):
         parts = [_windows_of(tensor, counts, group) for tensor in (query, key, value)]
         added = _bias_of(bias, labels, counts, group).to(query.dtype)
-        got = F.scaled_dot_product_attention(*(part.flatten(0, len(counts)) for part in parts), added)
+        q, k, v = (part.flatten(0, len(counts)) for part in parts)
+        got = F.scaled_dot_product_attention(q, k, v, added)
         _windows_of(output, counts, group).copy_(got.view(parts[0].shape))
     return output
 
@@ -307,7 +308,7 @@ def _operator_backward(
             grad_bias += change.view(-1, heads, tokens, tokens).sum(0, keepdim=True)
         for tensor, piece in zip(grads, pieces, strict=True):
             _windows_of(tensor, counts, group).copy_(torch.cat(piece).view(shape))
-    return (*grads, grad_bias.to(bias.dtype))
+    return grads[0], grads[1], grads[2], grad_bias.to(bias.dtype)
 
 
 @_operator.register_fake
