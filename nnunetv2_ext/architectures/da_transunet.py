@@ -138,6 +138,7 @@ class ResNetStem(nn.Module):
         x = F.relu(self.root_norm(self.root(x)), inplace=True)
         skips = [x]
         x = F.max_pool2d(x, 3, stride=2)
+        block: Any
         for number, block in enumerate(self.blocks):
             for unit in block:
                 x = checkpoint(unit, x) if self.checkpointing else unit(x)
@@ -148,7 +149,7 @@ class ResNetStem(nn.Module):
         return x, skips
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, **norm: float) -> nn.Sequential:
+def conv_norm_relu(in_channels: int, out_channels: int, **norm: Any) -> nn.Sequential:
     """Make a 3-wide convolution without bias, batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
@@ -539,7 +540,8 @@ class DATransUNet(SegmentationNetwork):
 
     def parts_to_compile(self) -> Sequence[Callable[..., Any]]:
         """Return the residual units, the transformer's layers, of both of which most are equal, and the decoder."""
-        units = (unit for block in self.stem.blocks for unit in block)
+        blocks: list[Any] = list(self.stem.blocks)
+        units = (unit for block in blocks for unit in block)
         modules = (*units, self.embedding, *self.transformer.layers, *self.decoder.levels)
         return tuple(module.forward for module in modules)
 
@@ -547,14 +549,17 @@ class DATransUNet(SegmentationNetwork):
         """Return one row for each resolution of the stem, and one for the transformer."""
         stem, transformer = self.stem, self.transformer
         width = stem.root.out_channels
+        blocks: list[Any] = list(stem.blocks)
+        attention: Any = transformer.layers[0].attention
         rows = [("root", 2, width, 1, "none")]
         rows += [
             (f"residual units {number}", 2 ** (number + 1), 2 ** (number + 1) * width, len(block), "none")
-            for number, block in enumerate(stem.blocks, start=1)
+            for number, block in enumerate(blocks, start=1)
         ]
         layers = len(transformer.layers)
-        heads = transformer.layers[0].attention.num_heads
-        rows.append(("transformer", TOTAL_STRIDE, self.embedding.project.out_channels, layers, heads))
+        rows.append(
+            ("transformer", TOTAL_STRIDE, self.embedding.project.out_channels, layers, str(attention.num_heads))
+        )
         return [
             {
                 "stage": number,

@@ -30,7 +30,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,10 @@ STRIDES = (4, 8, 16, 32)
 SMALLEST_SIZE = 64
 EMBEDDING_WIDTH = 64
 REDUCTION = 16
-NORMS = {"batch": nn.BatchNorm2d, "instance": functools.partial(nn.InstanceNorm2d, affine=True)}
+NORMS: Mapping[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "instance": functools.partial(nn.InstanceNorm2d, affine=True),
+}
 
 
 def _apply(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -152,7 +155,7 @@ class HierarchicalAttention(nn.Module):
         if spatial_attention:
             self.conv = nn.Conv2d(1, 1, 1)
             nn.init.ones_(self.conv.weight)
-            nn.init.zeros_(self.conv.bias)
+            nn.init.zeros_(cast(Tensor, self.conv.bias))
             steps.append(self._weigh_positions)
         self.steps = [step.__name__ for step in (steps if channel_first else reversed(steps))]
         self.calibration = nn.Parameter(torch.ones(2)) if calibration else None
@@ -350,7 +353,7 @@ class JointPreservation(nn.Module):
     def forward(self, s: Tensor | None, h: Tensor | None, deeper: Tensor | None) -> Tensor:
         streams = [stream for stream in (s, h) if stream is not None]
         previous = []
-        if self.bring is not None:
+        if self.bring is not None and deeper is not None:
             previous = [self.bring(F.interpolate(deeper, size=streams[0].shape[2:], mode="nearest"))]
         elif self.sums_streams:
             previous = [_sum(streams)]
@@ -390,7 +393,8 @@ class Decoder(nn.Module):
     def forward(
         self, s: Sequence[Tensor | None], h: Sequence[Tensor | None], padded_size: Sequence[int], size: Sequence[int]
     ) -> Tensor | list[Tensor]:
-        joint, maps = None, []
+        joint: Tensor | None = None
+        maps: list[Tensor] = []
         for block, head, s_k, h_k in reversed(list(zip(self.blocks, self.seg_layers, s, h, strict=True))):
             joint = block(s_k, h_k, joint)
             enlarged = F.interpolate(head(joint), size=padded_size, mode="bilinear", align_corners=False)
@@ -421,7 +425,8 @@ def _make_self_attention(
         in_chans=input_channels,
         **settings,
     )
-    found = tuple(zip(model.feature_info.channels(), model.feature_info.reduction(), strict=True))
+    info: Any = model.feature_info
+    found = tuple(zip(info.channels(), info.reduction(), strict=True))
     if found != tuple(zip(widths, STRIDES, strict=True)):
         raise ValueError(
             f"The backbone {backbone} has stages of (channels, stride) {found}, and widths {tuple(widths)} at strides "
@@ -597,7 +602,7 @@ class DANIE(SegmentationNetwork):
         if hasattr(self, "sap"):
             stages = (getattr(self.sap, f"stages_{number}") for number in range(len(STRIDES)))
             modules += [
-                self.sap.stem,
+                cast(nn.Module, self.sap.stem),
                 *(part for stage in stages for block in stage.blocks for part in block.children()),
             ]
         return tuple(module.forward for module in modules)

@@ -84,7 +84,7 @@ class DepthwiseProjection(nn.Module):
         return tokens * self.weight + self.bias
 
 
-def _project(tokens: Tensor, *rows: Iterable[nn.Module]) -> Tensor:
+def _project(tokens: Tensor, *rows: Iterable[Any]) -> Tensor:
     """Apply several rows of projections to the same tokens; those of a row lie side by side and fill its channels.
 
     Shape:
@@ -278,9 +278,10 @@ class DualAttentionBlock(nn.Module):
         """Update the stages side by side, (B, P, C): what concerns each channel alone is done once for all of them."""
         updates = self._updates()
         if self.merges:
-            weight = torch.cat([merge.weight for merge in self.merges])
+            merges: list[Any] = list(self.merges)
+            weight = torch.cat([merge.weight for merge in merges])
             first, second = (recompute(update, joined) for update in updates)
-            joined = joined + first * weight[:, 0] + second * weight[:, 1] + torch.cat([m.bias for m in self.merges])
+            joined = joined + first * weight[:, 0] + second * weight[:, 1] + torch.cat([merge.bias for merge in merges])
         elif self.layout == "sum":
             joined = joined + sum(recompute(update, joined) for update in updates)
         else:
@@ -289,12 +290,15 @@ class DualAttentionBlock(nn.Module):
         return joined
 
     def _updates(self) -> list[Callable[[Tensor], Tensor]]:
-        return ([self._across_channels] if self.channel_attentions else []) + (
-            [self._across_positions] if self.spatial_attentions else []
-        )
+        updates: list[Callable[[Tensor], Tensor]] = []
+        if self.channel_attentions:
+            updates.append(self._across_channels)
+        if self.spatial_attentions:
+            updates.append(self._across_positions)
+        return updates
 
     def _across_channels(self, tokens: Tensor) -> Tensor:
-        stages = list(self.channel_attentions)
+        stages: list[Any] = list(self.channel_attentions)
         query, *context = _project(
             self._normalise(self.channel_norms, tokens),
             [stage.query for stage in stages],
@@ -310,7 +314,7 @@ class DualAttentionBlock(nn.Module):
         return _project(torch.cat(mixed, dim=2), [stage.out for stage in stages]).squeeze(0)
 
     def _across_positions(self, tokens: Tensor) -> Tensor:
-        stages = list(self.spatial_attentions)
+        stages: list[Any] = list(self.spatial_attentions)
         projected = _project(
             self._normalise(self.spatial_norms, tokens),
             *([stage.query] for stage in stages),
@@ -366,10 +370,11 @@ class MapUpdate(nn.Module):
 
     def forward(self, feature: Tensor, tokens: Tensor, grid: Sequence[int]) -> Tensor:
         coarse = self.mix(tokens.transpose(1, 2).unflatten(2, tuple(grid)))
-        norm = self.norm
+        norm: Any = self.norm
+        kind = type(norm)
         if not (norm.training and getattr(norm, "track_running_stats", False)):
             return recompute(self._update, feature, coarse)
-        if type(norm) is not nd.batch_norm(feature.ndim - 2) or norm.momentum is None:
+        if kind is not nd.batch_norm(feature.ndim - 2) or norm.momentum is None:
             # A norm with a state of its own kind, as distributed training may put here, cannot be applied twice.
             return self._update(feature, coarse)
         output, mean, variance = recompute(self._update_with_statistics, feature, coarse)
@@ -386,16 +391,17 @@ class MapUpdate(nn.Module):
 
     def _update(self, feature: Tensor, coarse: Tensor) -> Tensor:
         x = self._add_interpolated(feature, coarse)
-        norm = self.norm
-        if type(norm) is not nd.instance_norm(x.ndim - 2) or norm.track_running_stats:
+        norm: Any = self.norm
+        kind = type(norm)
+        if kind is not nd.instance_norm(x.ndim - 2) or norm.track_running_stats:
             return self.activation(norm(x))
         if is_captured():
             # The shortest graph: layer norm over the positions, and an affine map of each channel.
             y = x.to(torch.promote_types(x.dtype, torch.float32))
             y = F.layer_norm(y, y.shape[2:], eps=norm.eps)
             if norm.affine:
-                shape = (-1,) + (1,) * (x.ndim - 2)
-                y = y * norm.weight.view(shape) + norm.bias.view(shape)
+                per_channel = (-1,) + (1,) * (x.ndim - 2)
+                y = y * norm.weight.view(per_channel) + norm.bias.view(per_channel)
             return self.activation(y).to(x.dtype)
         # Instance norm is batch norm of one sample with B C channels. torch's own gives a view of that, and in-place
         # activation of a view costs two more copies of the map in the backward pass.
@@ -406,7 +412,7 @@ class MapUpdate(nn.Module):
 
     def _update_with_statistics(self, feature: Tensor, coarse: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the batch's statistics too, and leave the norm's state: a momentum of 1 hands them out whole."""
-        norm = self.norm
+        norm: Any = self.norm
         mean, variance = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)
         x = self._add_interpolated(feature, coarse)
         x = F.batch_norm(x, mean, variance, norm.weight, norm.bias, training=True, momentum=1.0, eps=norm.eps)
@@ -538,15 +544,20 @@ class DCA(nn.Module):
         activation_kwargs = (
             {"inplace": True} if activation_kwargs is None and activation is nn.ReLU else activation_kwargs
         )
+        interpolations = (
+            [None] * len(channels)
+            if map_sizes is None
+            else [Interpolation(self.token_grid or map_sizes[-1], size) for size in map_sizes]
+        )
         self.updates = nn.ModuleList(
             MapUpdate(
                 width,
                 spatial_dims,
                 norm(width, **norm_kwargs or {}),
                 activation(**activation_kwargs or {}),
-                None if map_sizes is None else Interpolation(self.token_grid or map_sizes[-1], size),
+                interpolation,
             )
-            for width, size in zip(channels, map_sizes or [None] * len(channels), strict=True)
+            for width, interpolation in zip(channels, interpolations, strict=True)
         )
 
     def _windows(self, map_sizes: Sequence[Sequence[int]] | None, *, whole: bool) -> list[tuple[int, ...] | None]:
@@ -562,7 +573,7 @@ class DCA(nn.Module):
                 f"map_sizes has {len(map_sizes)} entries for {len(self.channels)} stages: give one per stage."
             )
         grid = self.token_grid or tuple(map_sizes[-1])
-        windows = []
+        windows: list[tuple[int, ...] | None] = []
         for stage, size in enumerate(map_sizes):
             size = tuple(size)
             if len(size) != len(grid) or any(have < want for have, want in zip(size, grid, strict=True)):
@@ -591,6 +602,7 @@ class DCA(nn.Module):
         return [update(feature, x, grid) for update, feature, x in zip(self.updates, maps, tokens, strict=True)]
 
     def _attend(self, joined: Tensor) -> Tensor:
+        block: Any
         for block in self.blocks:
             joined = block.update(joined)
         return joined

@@ -369,8 +369,9 @@ class EncoderStage(nn.Module):
             nd.conv(len(stride))(in_channels, channels, tuple(stride), stride=tuple(stride), bias=False),
             nn.GroupNorm(norm_groups, channels),
         )
-        self.blocks = nn.Sequential(*(ParallelInteraction(**pim) for _ in range(depth)))
-        for block in self.blocks:
+        blocks = [ParallelInteraction(**pim) for _ in range(depth)]
+        self.blocks = nn.Sequential(*blocks)
+        for block in blocks:
             block.attention.initialise_as_encoder()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -569,7 +570,7 @@ class PECANet(SegmentationNetwork):
             conv_transpose(channels[stage], num_classes, tuple(kernel), stride=tuple(kernel))
             for stage, kernel in enumerate(head_kernels)
         ]
-        full_resolution = {"spatial_dims": spatial_dims, "norm": nd.instance_norm(spatial_dims)}
+        full_resolution: dict[str, Any] = {"spatial_dims": spatial_dims, "norm": nd.instance_norm(spatial_dims)}
         self.decoder = Decoder(
             [
                 DecoderStage(channels[stage + 1], strides[stage + 1], decoder_depth, **pim(stage, decoder_proj_size))
@@ -647,7 +648,8 @@ class PECANet(SegmentationNetwork):
 
     def describe_stages(self) -> list[dict[str, Any]]:
         """Return one row for each encoder stage."""
-        rows = []
+        rows: list[dict[str, Any]] = []
+        stage: Any
         for number, stage in enumerate(self.encoder.stages, start=1):
             down, attention = stage.downsample[0], stage.blocks[0].attention
             previous = rows[-1]["grid"] if rows else self.patch_size
