@@ -193,7 +193,7 @@ def _predict(
     memory = trained.predict(
         geometry, network.input_channels, num_classes, batch_size, regions=regions, compiled=compiled
     )
-    # Only four compiled steps could be held against a measured one; docs/planning.md has them.
+    # Only few compiled steps could be held against a measured one; docs/planning.md has them.
     certainty = "error 15% or less in the few that were measured" if compiled else f"error {ERROR:.0%} or less"
     text = (
         f"about {memory.total / GIBIBYTE:.1f} GB of a GPU with a batch of {batch_size}, of which tensors "
