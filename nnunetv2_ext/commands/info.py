@@ -193,8 +193,8 @@ def _predict(
     memory = trained.predict(
         geometry, network.input_channels, num_classes, batch_size, regions=regions, compiled=compiled
     )
-    # Of compiled steps few were measured, and none was above its prediction.
-    certainty = "rather too much than too little" if compiled else f"error {ERROR:.0%} or less"
+    # Only few compiled steps could be held against a measured one; docs/planning.md has them.
+    certainty = "error 15% or less in the few that were measured" if compiled else f"error {ERROR:.0%} or less"
     text = (
         f"about {memory.total / GIBIBYTE:.1f} GB of a GPU with a batch of {batch_size}, of which tensors "
         f"{memory.peak / GIBIBYTE:.1f} GB (predicted, {certainty})"
