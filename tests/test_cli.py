@@ -73,7 +73,7 @@ def test_info_of_explicit_sizes(capsys: pytest.CaptureFixture[str]) -> None:
         "1 x 64 x 128 x 128 (padding: none)",
         "46,18",
         "G (forward pass",
-        "837 MiB (float32), ",
+        "872 MiB (float32), ",
         "MiB for the batch of 4",
         "MiB (under autocast)",
     ):
