@@ -17,7 +17,7 @@ from tests.planned_data import LABELS, PlannedData
 from tests.trainers.test_contract import make_trainer
 from tests.trainers.test_safe_stop import at, checkpoint, run_until_stopped, send
 
-EPOCHS = 3
+EPOCHS = 4
 NAMES = [f"{base}_{EPOCHS}epochs_1iters" for base in ("nnUNetTrainerPECANet", "nnUNetTrainer")]
 
 
@@ -32,35 +32,40 @@ def start(data: PlannedData, name: str, noise: int, *, resume: bool = False) -> 
     return trainer
 
 
-def result(trainer: Any) -> tuple[list[float], list[float], list[torch.Tensor]]:
+def result(trainer: Any) -> tuple[list[list[float]], list[torch.Tensor]]:
+    """Return the curves of losses and learning rates, and the weights at the end."""
     final = checkpoint(trainer, "final")
     weights = [tensor for tensor in final["network_weights"].values() if isinstance(tensor, torch.Tensor)]
-    return final["logging"]["train_losses"], final["logging"]["val_losses"], weights
+    return [final["logging"][curve] for curve in ("train_losses", "val_losses", "lrs")], weights
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_seeded_training_repeats(nnunet_folders: PlannedData, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seeded_training_repeats_also_when_it_was_stopped_three_times(
+    nnunet_folders: PlannedData, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setenv(SEED_VARIABLE, "7")
     unbroken = start(nnunet_folders, name, noise=1)
     unbroken.run_training()
-    losses, validation, weights = result(unbroken)
+    curves, weights = result(unbroken)
+    assert all(len(curve) == EPOCHS for curve in curves)
     shutil.rmtree(unbroken.output_folder)
 
-    stopped = start(nnunet_folders, name, noise=2)
-    at(stopped, "train_step", 1, send(signal.SIGTERM))
-    run_until_stopped(stopped)
-    again = start(nnunet_folders, name, noise=3, resume=True)
-    assert again.current_epoch == 2
+    for epoch in range(EPOCHS - 1):
+        stopped = start(nnunet_folders, name, noise=2 + epoch, resume=epoch > 0)
+        assert stopped.current_epoch == epoch
+        at(stopped, "train_step", epoch, send(signal.SIGTERM))
+        run_until_stopped(stopped)
+    again = start(nnunet_folders, name, noise=9, resume=True)
     again.run_training()
-    got = result(again)
-    assert got[:2] == (losses, validation)
-    assert all(torch.equal(a, b) for a, b in zip(got[2], weights, strict=True))
+    got_curves, got_weights = result(again)
+    assert got_curves == curves
+    assert all(torch.equal(a, b) for a, b in zip(got_weights, weights, strict=True))
 
     monkeypatch.setenv(SEED_VARIABLE, "8")
     other = start(nnunet_folders, name, noise=1)
     other.run_training()
-    assert result(other)[0][0] != losses[0]
+    assert result(other)[0][0] != curves[0]
 
 
 def test_threads(nnunet_folders: PlannedData, monkeypatch: pytest.MonkeyPatch) -> None:
