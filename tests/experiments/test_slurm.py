@@ -18,6 +18,7 @@ from nnunetv2_ext.commands import run as command
 from nnunetv2_ext.errors import UserError
 from nnunetv2_ext.experiments import slurm_queue
 from nnunetv2_ext.experiments.jobs import Graph
+from nnunetv2_ext.experiments.processes import find_program
 from nnunetv2_ext.experiments.slurm import Submission, cancel_jobs, find_jobs, read_submitted, submit
 from nnunetv2_ext.experiments.slurm_report import format_queue, format_submission
 from nnunetv2_ext.experiments.slurm_scripts import write_scripts
@@ -98,12 +99,11 @@ def test_scripts_are_the_same_for_the_same_experiment(bench: Bench) -> None:
     assert len(scripts(bench.graph(**ONE, slurm=SITE))) == 1 + 1 + 1 + 1 + 1
 
 
-@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck, which the test tools bring")
 def test_scripts_pass_shellcheck(bench: Bench) -> None:
     scripts(bench.graph(slurm={**SITE, "array_limit": 2}, folds=[0, 1]))
     files = sorted((bench.root / "study" / "slurm").glob("*.s*"))
     assert len(files) == 16
-    done = subprocess.run(["shellcheck", *map(str, files)], capture_output=True, text=True, check=False)
+    done = subprocess.run([find_program("shellcheck"), *map(str, files)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
