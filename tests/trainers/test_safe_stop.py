@@ -54,8 +54,6 @@ def at(trainer: Any, method: str, epoch: int, act: Callable[[], None]) -> None:
 
 def send(number: int, times: int = 1) -> Callable[[], None]:
     def act() -> None:
-        # Without a handler the signal would end the tests themselves, without a word.
-        assert callable(signal.getsignal(number))
         for _ in range(times):
             os.kill(os.getpid(), number)
 
