@@ -152,12 +152,16 @@ class _Once:
         if self.job.kind in (PREPROCESS, SPLITS, TRAIN) and not self.job.is_done():
             return False
         if self.job.kind == FIND_BEST:
-            # nnU-Net writes it for a dataset: the next trainer's would take its place.
+            # nnU-Net writes it for a dataset, so that the next trainer's takes its place. Each is kept, and the
+            # dataset's folder has that of the experiment's first trainer, whichever ended last.
             _, dataset, trainer = self.job.key.split("/")
-            target = self.experiment.report / "find_best" / dataset / trainer
-            target.mkdir(parents=True, exist_ok=True)
+            kept, folder = self.experiment.report / "find_best" / dataset, self.job.lock.parent
+            (kept / trainer).mkdir(parents=True, exist_ok=True)
             for name in BEST_FILES:
-                shutil.copyfile(self.job.lock.parent / name, target / name)
+                shutil.copyfile(folder / name, kept / trainer / name)
+            first = next(one for one in self.experiment.trainers if (kept / one / BEST_FILES[-1]).is_file())
+            for name in BEST_FILES:
+                shutil.copyfile(kept / first / name, folder / name)
         self._write_stamp()
         if self.attempts.failures or self.attempts.stops:
             self.job.attempts.unlink(missing_ok=True)

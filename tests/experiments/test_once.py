@@ -20,6 +20,7 @@ from nnunetv2_ext.experiments.once import STOPPED, command_now, run_once
 from nnunetv2_ext.experiments.state import read_attempts
 from tests.experiments.bench import (
     DATASET,
+    NNUNETS,
     OURS,
     Bench,
     check_every_epoch_once,
@@ -275,3 +276,18 @@ def test_a_step_that_ends_well_without_its_files_has_failed(bench: Bench, monkey
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert "ended without its results" in graph.jobs[key].log.read_text()
+
+
+def test_the_datasets_folder_has_what_was_found_for_the_first_trainer(bench: Bench) -> None:
+    graph = bench.graph(configurations=["2d"], trainers=[NNUNETS, OURS])
+    for trainer in (NNUNETS, OURS):
+        bench.finish(f"{trainer}__nnUNetPlans__2d", (0, 1))
+    found = []
+    for trainer in (OURS, NNUNETS, OURS):
+        once = [sys.executable, "-m", "nnunetv2_ext.experiments.once", str(bench.file)]
+        subprocess.run([*once, f"find_best/{DATASET}/{trainer}"], check=True, stdout=subprocess.DEVNULL, timeout=60)
+        found.append((bench.results / "inference_instructions.txt").read_text())
+    assert found == [OURS, NNUNETS, NNUNETS]
+    for trainer in (NNUNETS, OURS):
+        kept = graph.experiment.report / "find_best" / DATASET / trainer
+        assert (kept / "inference_instructions.txt").read_text() == trainer
