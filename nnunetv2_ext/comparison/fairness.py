@@ -13,6 +13,9 @@ __all__ = ["find_general_findings", "find_record_findings", "find_setup_findings
 
 # Memory of a training step, against the reference's, from which on the reference's plans are those of another budget.
 _MEMORY_RATIO = 1.25
+# Iterations of nnU-Net's own training, and the share of them below which a training is called short.
+_FULL = 1000 * 250
+_SHORT = 0.1
 
 _SETTINGS: tuple[tuple[str, str, Callable[[Setup], Any]], ...] = (
     ("plans", "The plans differ", lambda setup: setup.plans),
@@ -63,6 +66,19 @@ def find_setup_findings(setups: Sequence[Setup], costs: Sequence[Costs], referen
                     "known: there is no debug.json.",
                 )
             )
+    short = {
+        setup.trainer: f"{setup.epochs} x {setup.iterations}"
+        for setup in setups
+        if setup.epochs and setup.iterations and setup.epochs * setup.iterations < _SHORT * _FULL
+    }
+    if short:
+        findings.append(
+            Finding(
+                "short",
+                f"Trainings on {setups[0].dataset} were short, in epochs x iterations: {list_values(short)}; nnU-Net's "
+                "own is 1000 x 250. So short a training decides nothing: it shows who is ahead early, which may turn.",
+            )
+        )
     if {len(setup.folds) for setup in setups} == {1}:
         findings.append(
             Finding(

@@ -365,7 +365,11 @@ def test_settings_that_differ(compare: Compare, results: Path) -> None:
     assert "2.7.0 " + groups.format("2.8.0") in finding(comparison, "versions of torch differ")
     assert "A100 " + groups.format("H100") in finding(comparison, "different cards")
     describe(results, "nnUNetTrainer", 1, **{**same, "num_epochs": "500"})
-    assert "500 x 250 (fold 1)" in finding(compare(), "several lengths of training")
+    comparison = compare()
+    assert "500 x 250 (fold 1)" in finding(comparison, "several lengths of training")
+    assert "short" not in comparison["kinds_of_findings"]
+    describe(results, "nnUNetTrainerDCA", 0, **{**same, "num_epochs": "10", "num_iterations_per_epoch": "50"})
+    assert "10 x 50 (nnUNetTrainerDCA);" in finding(compare(), "short", "decides nothing")
 
 
 def test_costs_of_epochs(compare: Compare, results: Path) -> None:

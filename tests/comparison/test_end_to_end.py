@@ -82,5 +82,6 @@ def test_trainings_are_compared(nnunet_folders: PlannedData, threads: None, tmp_
         path = nnunet_folders.results / LABELS / f"{name}__nnUNetPlans__2d/fold_1/checkpoint_final.pth"
         assert count_parameters(read_checkpoint(path)) == costs[name]["parameters"]
     # Trained alike, and too little for any statement.
-    assert set(comparison["kinds_of_findings"]) <= {"few", "undefined", "memory", "seed", "checkpoint"}
+    assert set(comparison["kinds_of_findings"]) <= {"few", "undefined", "memory", "seed", "checkpoint", "short"}
+    assert any("So short a training decides nothing" in sentence for sentence in comparison["findings"])
     assert any("fewer than 20" in sentence for sentence in comparison["findings"])
