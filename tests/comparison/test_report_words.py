@@ -11,7 +11,13 @@ from scipy import stats
 from nnunetv2_ext.comparison.model import Comparison, Metric, Pair, Result
 from nnunetv2_ext.comparison.report import words
 from nnunetv2_ext.comparison.report.methods import describe_methods
-from nnunetv2_ext.comparison.report.numbers import format_interval, format_number, format_p, format_signed
+from nnunetv2_ext.comparison.report.numbers import (
+    format_amount,
+    format_interval,
+    format_number,
+    format_p,
+    format_signed,
+)
 from nnunetv2_ext.comparison.report.power import cases_needed, smallest_p
 from nnunetv2_ext.comparison.report.tables import setup_table
 from tests.comparison.example import METRICS, make_example
@@ -162,3 +168,19 @@ def test_settings_that_differ_are_a_table_and_others_a_sentence() -> None:
     assert table is not None
     assert table.header == ("trainer", "batch", "machine")
     assert table.rows == (("A", "2", "node1"), ("B", "4", "\u2013"))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, None),
+        (0, "0.000"),
+        (0.0004, "< 0.001"),
+        (0.0283, "0.028"),
+        (1.934, "1.93"),
+        (46.18, "46.2"),
+        (4872.3, "4,872"),
+    ],
+)
+def test_costs_keep_three_digits(value: float | None, text: str | None) -> None:
+    assert format_amount(value) == text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nnunetv2_ext.comparison.model import Interval, Metric
 
-__all__ = ["format_interval", "format_number", "format_p", "format_signed", "with_unit"]
+__all__ = ["format_amount", "format_interval", "format_number", "format_p", "format_signed", "with_unit"]
 
 NONE = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
@@ -15,6 +15,16 @@ def format_number(value: float | None, metric: Metric) -> str:
     if value is None:
         return NONE
     return f"{_nothing_below_zero(value, _digits(metric)):.{_digits(metric)}f}".replace("-", _MINUS)
+
+
+def format_amount(value: float | None) -> str | None:
+    """Return a cost, with three digits or all before the point; `< 0.001` for less."""
+    if value is None:
+        return None
+    if 0 < value < 0.001:
+        return "< 0.001"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:,.{digits}f}"
 
 
 def format_signed(value: float | None, metric: Metric) -> str:

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from nnunetv2_ext.comparison.model import Comparison, Costs, Metric, Result, Setup
-from nnunetv2_ext.comparison.report.numbers import NONE, format_interval, format_number, format_p, format_signed
+from nnunetv2_ext.comparison.report.numbers import (
+    NONE,
+    format_amount,
+    format_interval,
+    format_number,
+    format_p,
+    format_signed,
+)
 
 __all__ = [
     "Table",
@@ -167,14 +174,14 @@ def frequencies_table(result: Result, name: str) -> Table:
 
 
 _COSTS: tuple[tuple[str, Callable[[Costs], str | None]], ...] = (
-    ("parameters, millions", lambda cost: _scaled(cost.parameters, 1e-6, ",.2f")),
-    ("multiply-adds, billions", lambda cost: _scaled(cost.multiply_adds, 1e-9, ",.1f")),
-    ("memory measured, GiB", lambda cost: _scaled(cost.memory_measured_mib, 1 / 1024, ".2f")),
-    ("memory reserved, GiB", lambda cost: _scaled(cost.memory_reserved_mib, 1 / 1024, ".2f")),
-    ("memory predicted, GiB", lambda cost: _scaled(cost.memory_predicted_mib, 1 / 1024, ".2f")),
-    ("seconds per epoch", lambda cost: _scaled(cost.seconds_per_epoch, 1, ",.1f")),
-    ("GPU hours", lambda cost: _scaled(cost.gpu_hours, 1, ",.2f")),
-    ("inference, seconds per case", lambda cost: _scaled(cost.inference_seconds, 1, ",.2f")),
+    ("parameters, millions", lambda cost: _scaled(cost.parameters, 1e-6)),
+    ("multiply-adds, billions", lambda cost: _scaled(cost.multiply_adds, 1e-9)),
+    ("memory measured, GiB", lambda cost: _scaled(cost.memory_measured_mib, 1 / 1024)),
+    ("memory reserved, GiB", lambda cost: _scaled(cost.memory_reserved_mib, 1 / 1024)),
+    ("memory predicted, GiB", lambda cost: _scaled(cost.memory_predicted_mib, 1 / 1024)),
+    ("seconds per epoch", lambda cost: format_amount(cost.seconds_per_epoch)),
+    ("GPU hours", lambda cost: format_amount(cost.gpu_hours)),
+    ("inference, seconds per case", lambda cost: format_amount(cost.inference_seconds)),
     ("card", lambda cost: cost.card),
 )
 
@@ -199,9 +206,9 @@ _SETTINGS: tuple[tuple[str, Callable[[Setup], str | None]], ...] = (
     ("plans", lambda setup: setup.plans),
     ("configuration", lambda setup: setup.configuration),
     ("folds", lambda setup: ", ".join(map(str, setup.folds)) or None),
-    ("epochs", lambda setup: _scaled(setup.epochs, 1, "d")),
-    ("iterations per epoch", lambda setup: _scaled(setup.iterations, 1, "d")),
-    ("batch", lambda setup: _scaled(setup.batch_size, 1, "d")),
+    ("epochs", lambda setup: _whole(setup.epochs)),
+    ("iterations per epoch", lambda setup: _whole(setup.iterations)),
+    ("batch", lambda setup: _whole(setup.batch_size)),
     ("patch", lambda setup: " x ".join(map(str, setup.patch_size)) if setup.patch_size else None),
     ("mirroring along", lambda setup: setup.mirroring),
     ("pretrained weights", lambda setup: setup.pretrained),
@@ -263,8 +270,12 @@ def _effect(value: float) -> str:
     return f"{round(value, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}").replace("+0.00", "0.00")
 
 
-def _scaled(value: float | None, scale: float, form: str) -> str | None:
-    return None if value is None else format(value if form == "d" else value * scale, form)
+def _whole(value: int | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _scaled(value: float | None, scale: float) -> str | None:
+    return format_amount(None if value is None else value * scale)
 
 
 def all_tables(blocks: Sequence[object]) -> list[Table]:
