@@ -226,7 +226,8 @@ class CrossAttentionBlock(nn.Module):
         """Return queries, and keys with values: of both maps at once, as samples of a batch of twice the size."""
         tokens = self.layout.partition(as_factor(self.norm(torch.cat((x, skip)))))
         query, context = tokens.chunk(2)
-        return query, self.attention.kv(context)
+        # A view would keep the context's half of the memory for the backward pass too; a compiled graph has no views.
+        return query if torch.compiler.is_compiling() else query.clone(), self.attention.kv(context)
 
 
 class DecoderStage(nn.Module):
