@@ -115,6 +115,7 @@ def _look_into_old_parts(memory: Any) -> None:
 
     from nnunetv2_ext.architectures import reca
     from nnunetv2_ext.architectures.layers import recompute
+    from nnunetv2_ext.planning import compiled, cuda
 
     recompute.checkpoint = lambda *values, **options: torch.utils.checkpoint.checkpoint(*values, **options)
     # As on CUDA, of which these tensors are not.
@@ -127,7 +128,19 @@ def _look_into_old_parts(memory: Any) -> None:
                     return reca._window_attention_backward._init_fn(*args)
             return super().__torch_dispatch__(function, types, args, kwargs)
 
+    def find_workspace(function: Any, args: Any, result: Any) -> int:
+        if str(function) != "nnunetv2_ext.window_attention_backward.default":
+            return cuda.find_workspace(function, args, result)
+        with memory.Ledger() as ledger:
+            for tensor in args[:7]:
+                if tensor is not None:
+                    ledger.add(tensor)
+            inputs = ledger.live
+            results = reca._window_attention_backward._init_fn(*args)
+        return ledger.peak - inputs - sum(each.nbytes for each in results)
+
     memory.Ledger = Ledger
+    compiled.find_workspace = find_workspace
 
 
 def predict(name: str, compiled: bool) -> float:

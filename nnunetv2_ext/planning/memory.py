@@ -10,6 +10,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from nnunetv2_ext.architectures.cost import move_off_meta
 from nnunetv2_ext.planning.compiled import compile_on_paper, while_compiling
-from nnunetv2_ext.planning.cuda import CudaSemantics
+from nnunetv2_ext.planning.cuda import CudaSemantics, find_workspace
 from nnunetv2_ext.trainers.recipes import Recipe
 
 __all__ = ["ERROR", "GIBIBYTE", "StepMemory", "predict_step"]
@@ -33,9 +34,11 @@ MEBIBYTE = 2**20
 # Bytes to which torch's allocator rounds up.
 BLOCK = 512
 # Workspace of cuBLAS, and the share of the peak by which predictions are raised, because too little is worse than too
-# much; with both, the peaks that were measured lie within ERROR. docs/planning.md has the table.
+# much; with both, the peaks that were measured lie within ERROR. docs/planning.md has the tables. Which operators the
+# compiler fuses, and in which order it runs them, is not known, so a compiled step is raised by more.
 CUBLAS_BYTES = 64 * MEBIBYTE
 CAUTION = 0.02
+COMPILED_CAUTION = 0.1
 ERROR = 0.1
 # What a process on a GPU takes beside torch's tensors: the CUDA context with its libraries, and the share of the peak
 # that the allocator holds in pieces of unfit sizes. Both are assumed; neither was measured.
@@ -80,12 +83,14 @@ class Ledger(TorchDispatchMode):
     Attributes:
         live: bytes at the moment.
         peak: most bytes so far, workspaces of the operators included.
+        paused: whether the operators that run now are left out.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
+        self.paused = False
         self._sizes: dict[int, int] = {}
 
     def add(self, tensor: Tensor) -> None:
@@ -98,49 +103,32 @@ class Ledger(TorchDispatchMode):
         self.live += self._sizes[key]
         weakref.finalize(storage, self._free, key).atexit = False
 
-    def forget(self, tensor: Tensor) -> None:
-        """Leave a tensor out."""
-        self._sizes.setdefault(tensor.untyped_storage()._cdata, 0)
-
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key, 0)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
+        if self.paused:
+            return result
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self.add(value)
-        self.peak = max(self.peak, self.live + _workspace(function, args, result))
+        self.peak = max(self.peak, self.live + find_workspace(function, args, result))
         return result
 
 
-def _workspace(function: Any, args: Sequence[Any], result: Any) -> int:
-    """Return the bytes that a kernel takes while it runs.
-
-    Convolutions rearrange their maps so that channels lie together, what comes in and what goes out; attention's
-    backward pass adds up the gradient of the queries in float32.
-    """
-    aten = torch.ops.aten
-    if function is aten.convolution.default:
-        return args[0].nbytes + result.nbytes
-    if function is aten.convolution_backward.default:
-        return args[0].nbytes + args[1].nbytes
-    if function in (
-        aten._scaled_dot_product_flash_attention_backward.default,
-        aten._scaled_dot_product_efficient_attention_backward.default,
-    ):
-        return args[1].numel() * 4
-    return 0
-
-
-def _build_loss(num_outputs: int, recipe: Recipe, regions: bool) -> nn.Module:
+def _build_loss(
+    num_outputs: int, recipe: Recipe, regions: bool, compile_dice: Callable[[nn.Module], nn.Module] | None
+) -> nn.Module:
     """Build nnU-Net's loss; an ignore label, which costs a mask, is left out."""
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": regions, "ddp": False}
-    loss: nn.Module
+    loss: Any
     if regions:
         loss = DC_and_BCE_loss({}, dice, dice_class=MemoryEfficientSoftDiceLoss)
     else:
         loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+    if compile_dice is not None:
+        loss.dc = compile_dice(loss.dc)
     return loss if num_outputs == 1 else DeepSupervisionWrapper(loss, recipe.output_weights(num_outputs))
 
 
@@ -190,19 +178,19 @@ def predict_step(
         x = torch.empty(batch_size, input_channels, *patch_size)
         ledger.add(x)
 
-        def find_loss(outputs: Any) -> Tensor:
+        def find_loss(outputs: Any, compile_dice: Callable[[nn.Module], nn.Module] | None = None) -> Tensor:
             logits = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
             channels = num_classes if regions else 1
             targets = [torch.empty(batch_size, channels, *one.shape[2:]) for one in logits]
-            loss = _build_loss(len(logits), recipe, regions)
+            loss = _build_loss(len(logits), recipe, regions, compile_dice)
             return loss(logits, targets) if len(logits) > 1 else loss(logits[0], targets[0])
 
         run = _run_compiled if compiled else _run_eagerly
         run(network, x, find_loss, ledger, semantics)
         del network, x
     in_optimizer = weights + trainable * (1 + OPTIMIZER_COPIES[recipe.optimizer])
-    peak = max(ledger.peak, in_optimizer)
-    return StepMemory(weights=weights, peak=round(peak * (1 + CAUTION)) + CUBLAS_BYTES)
+    in_passes = ledger.peak * (1 + (COMPILED_CAUTION if compiled else CAUTION))
+    return StepMemory(weights=weights, peak=round(max(in_passes, in_optimizer * (1 + CAUTION))) + CUBLAS_BYTES)
 
 
 def _run_eagerly(
@@ -213,42 +201,58 @@ def _run_eagerly(
         with semantics.forward_pass():
             outputs = network(x)
             loss = find_loss(outputs)
-        _run_backward([loss])
+        _run_backward(loss)
         del outputs
 
 
-def _run_compiled(
-    network: nn.Module, x: Tensor, find_loss: Callable[[Any], Tensor], ledger: Ledger, semantics: CudaSemantics
-) -> None:
-    """Run a step with compiled passes of the network; the loss runs as it is.
+class _Compiled(nn.Module):
+    """A part of the step that is compiled; each of its passes is charged at once.
 
-    Each pass is charged at once: at most what it has alive, and from then on what is alive at its end.
+    Args:
+        module: the part.
+        ledger: where it is charged.
     """
 
-    def charge(course: Sequence[int]) -> None:
-        ledger.peak = max(ledger.peak, ledger.live + max(course, default=0))
-        ledger.live += course[-1] if course else 0
+    def __init__(self, module: nn.Module, ledger: Ledger) -> None:
+        super().__init__()
+        self.module = module
+        self.ledger = ledger
 
-    compiled = compile_on_paper(network, charge)
-    with semantics:
-        with semantics.forward_pass(), while_compiling():
-            outputs = compiled(x)
-        logits = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-        inputs = [one.detach().requires_grad_() for one in logits]
-        for one in logits:
-            # They are charged with the forward pass.
-            ledger.forget(one)
-        with ledger:
-            with semantics.forward_pass():
-                loss = find_loss(inputs)
-            _run_backward([loss])
-        del loss
-        pairs = [(one, copy.grad) for one, copy in zip(logits, inputs, strict=True) if copy.grad is not None]
-        _run_backward([one for one, _ in pairs], [gradient for _, gradient in pairs])
+    def forward(self, *inputs: Tensor, **options: Any) -> Any:
+        return self._alone(partial(compile_on_paper(self.module, self._charge), *inputs, **options))
+
+    def _charge(self, course: Sequence[int], run: Callable[[], Any]) -> Any:
+        """Charge the most that a pass has alive, and what it leaves."""
+        self.ledger.peak = max(self.ledger.peak, self.ledger.live + max(course, default=0))
+        results = self._alone(run)
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor):
+                self.ledger.add(result)
+        return results
+
+    def _alone(self, function: Callable[[], Any]) -> Any:
+        """Call a function whose operators the ledger leaves out."""
+        before, self.ledger.paused = self.ledger.paused, True
+        try:
+            return function()
+        finally:
+            self.ledger.paused = before
 
 
-def _run_backward(values: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
+def _run_compiled(
+    network: nn.Module, x: Tensor, find_loss: Callable[..., Tensor], ledger: Ledger, semantics: CudaSemantics
+) -> None:
+    """Run a step with compiled passes of the network and of the loss's Dice term, as nnU-Net compiles them."""
+    with ledger, semantics:
+        with semantics.forward_pass():
+            with while_compiling():
+                outputs = _Compiled(network, ledger)(x)
+            loss = find_loss(outputs, lambda dice: _Compiled(dice, ledger))
+        _run_backward(loss)
+        del outputs
+
+
+def _run_backward(loss: Tensor) -> None:
     """Run autograd's engine itself: `Tensor.backward` would switch off the modes that recomputed regions need."""
     engine: Any = torch.autograd.Variable._execution_engine
-    given = tuple(torch.ones_like(value) for value in values) if gradients is None else tuple(gradients)
-    engine.run_backward(tuple(values), given, False, False, (), allow_unreachable=True, accumulate_grad=True)
+    engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
