@@ -194,7 +194,7 @@ def _predict(
         geometry, network.input_channels, num_classes, batch_size, regions=regions, compiled=compiled
     )
     # Only few compiled steps could be held against a measured one; docs/planning.md has them.
-    certainty = "error 15% or less in the few that were measured" if compiled else f"error {ERROR:.0%} or less"
+    certainty = f"error {ERROR:.0%} or less" + (" in the few that were measured" if compiled else "")
     text = (
         f"about {memory.total / GIBIBYTE:.1f} GB of a GPU with a batch of {batch_size}, of which tensors "
         f"{memory.peak / GIBIBYTE:.1f} GB (predicted, {certainty})"

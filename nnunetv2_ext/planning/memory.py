@@ -255,4 +255,5 @@ def _run_compiled(
 def _run_backward(loss: Tensor) -> None:
     """Run autograd's engine itself: `Tensor.backward` would switch off the modes that recomputed regions need."""
     engine: Any = torch.autograd.Variable._execution_engine
-    engine.run_backward((loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    first = torch.ones_like(loss)
+    engine.run_backward((loss,), (first,), False, False, (), allow_unreachable=True, accumulate_grad=True)
