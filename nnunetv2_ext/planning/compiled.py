@@ -49,7 +49,7 @@ _WRITING = {
 
 def compile_on_paper(
     module: nn.Module, charge: Callable[[Sequence[int], Callable[[], Any]], Any]
-) -> Callable[..., Any]:
+) -> Callable[[Tensor], Any]:
     """Return what traces a module of fake tensors, returns its outputs, and charges the memory of each pass.
 
     Args:
@@ -66,20 +66,17 @@ def compile_on_paper(
 
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
-    def run(*inputs: Tensor, **options: Any) -> Any:
-        def forward(tensors: dict[str, Tensor], *values: Tensor) -> Any:
-            return torch.func.functional_call(module, tensors, values, options)
+    def forward(tensors: dict[str, Tensor], x: Tensor) -> Any:
+        return torch.func.functional_call(module, tensors, (x,))
 
-        traced = aot_function(
-            forward,
-            fw_compiler=compiler,
-            bw_compiler=compiler,
-            partition_fn=partial(min_cut_rematerialization_partition, compiler="inductor"),
-            decompositions=select_decomp_table(),
-        )
-        return traced(named, *inputs)
-
-    return run
+    traced = aot_function(
+        forward,
+        fw_compiler=compiler,
+        bw_compiler=compiler,
+        partition_fn=partial(min_cut_rematerialization_partition, compiler="inductor"),
+        decompositions=select_decomp_table(),
+    )
+    return lambda x: traced(named, x)
 
 
 @contextmanager

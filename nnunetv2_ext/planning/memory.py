@@ -10,7 +10,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from nnunetv2_ext.planning.compiled import compile_on_paper, while_compiling
 from nnunetv2_ext.planning.cuda import CudaSemantics, find_workspace
 from nnunetv2_ext.trainers.recipes import Recipe
 
-__all__ = ["ERROR", "GIBIBYTE", "StepMemory", "predict_step"]
+__all__ = ["COMPILED_ERROR", "ERROR", "GIBIBYTE", "StepMemory", "predict_step"]
 
 GIBIBYTE = 2**30
 MEBIBYTE = 2**20
@@ -38,8 +37,8 @@ BLOCK = 512
 # compiler fuses, and in which order it runs them, is not known, so a compiled step is raised by more.
 CUBLAS_BYTES = 64 * MEBIBYTE
 CAUTION = 0.02
-COMPILED_CAUTION = 0.1
-ERROR = 0.1
+COMPILED_CAUTION = 0.08
+ERROR, COMPILED_ERROR = 0.1, 0.15
 # What a process on a GPU takes beside torch's tensors: the CUDA context with its libraries, and the share of the peak
 # that the allocator holds in pieces of unfit sizes. Both are assumed; neither was measured.
 CONTEXT_BYTES = 512 * MEBIBYTE
@@ -117,18 +116,14 @@ class Ledger(TorchDispatchMode):
         return result
 
 
-def _build_loss(
-    num_outputs: int, recipe: Recipe, regions: bool, compile_dice: Callable[[nn.Module], nn.Module] | None
-) -> nn.Module:
+def _build_loss(num_outputs: int, recipe: Recipe, regions: bool) -> nn.Module:
     """Build nnU-Net's loss; an ignore label, which costs a mask, is left out."""
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": regions, "ddp": False}
-    loss: Any
+    loss: nn.Module
     if regions:
         loss = DC_and_BCE_loss({}, dice, dice_class=MemoryEfficientSoftDiceLoss)
     else:
         loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
-    if compile_dice is not None:
-        loss.dc = compile_dice(loss.dc)
     return loss if num_outputs == 1 else DeepSupervisionWrapper(loss, recipe.output_weights(num_outputs))
 
 
@@ -178,11 +173,11 @@ def predict_step(
         x = torch.empty(batch_size, input_channels, *patch_size)
         ledger.add(x)
 
-        def find_loss(outputs: Any, compile_dice: Callable[[nn.Module], nn.Module] | None = None) -> Tensor:
+        def find_loss(outputs: Any) -> Tensor:
             logits = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
             channels = num_classes if regions else 1
             targets = [torch.empty(batch_size, channels, *one.shape[2:]) for one in logits]
-            loss = _build_loss(len(logits), recipe, regions, compile_dice)
+            loss = _build_loss(len(logits), recipe, regions)
             return loss(logits, targets) if len(logits) > 1 else loss(logits[0], targets[0])
 
         run = _run_compiled if compiled else _run_eagerly
@@ -205,49 +200,34 @@ def _run_eagerly(
         del outputs
 
 
-class _Compiled(nn.Module):
-    """A part of the step that is compiled; each of its passes is charged at once.
+def _run_compiled(
+    network: nn.Module, x: Tensor, find_loss: Callable[[Any], Tensor], ledger: Ledger, semantics: CudaSemantics
+) -> None:
+    """Run a step with compiled passes of the network; the loss runs as it is."""
 
-    Args:
-        module: the part.
-        ledger: where it is charged.
-    """
-
-    def __init__(self, module: nn.Module, ledger: Ledger) -> None:
-        super().__init__()
-        self.module = module
-        self.ledger = ledger
-
-    def forward(self, *inputs: Tensor, **options: Any) -> Any:
-        return self._alone(partial(compile_on_paper(self.module, self._charge), *inputs, **options))
-
-    def _charge(self, course: Sequence[int], run: Callable[[], Any]) -> Any:
-        """Charge the most that a pass has alive, and what it leaves."""
-        self.ledger.peak = max(self.ledger.peak, self.ledger.live + max(course, default=0))
-        results = self._alone(run)
-        for result in tree_leaves(results):
-            if isinstance(result, Tensor):
-                self.ledger.add(result)
-        return results
-
-    def _alone(self, function: Callable[[], Any]) -> Any:
+    def alone(function: Callable[[], Any]) -> Any:
         """Call a function whose operators the ledger leaves out."""
-        before, self.ledger.paused = self.ledger.paused, True
+        before, ledger.paused = ledger.paused, True
         try:
             return function()
         finally:
-            self.ledger.paused = before
+            ledger.paused = before
 
+    def charge(course: Sequence[int], run: Callable[[], Any]) -> Any:
+        """Charge the most that a pass has alive, and what it leaves."""
+        ledger.peak = max(ledger.peak, ledger.live + max(course, default=0))
+        results = alone(run)
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor):
+                ledger.add(result)
+        return results
 
-def _run_compiled(
-    network: nn.Module, x: Tensor, find_loss: Callable[..., Tensor], ledger: Ledger, semantics: CudaSemantics
-) -> None:
-    """Run a step with compiled passes of the network and of the loss's Dice term, as nnU-Net compiles them."""
+    compiled = compile_on_paper(network, charge)
     with ledger, semantics:
         with semantics.forward_pass():
             with while_compiling():
-                outputs = _Compiled(network, ledger)(x)
-            loss = find_loss(outputs, lambda dice: _Compiled(dice, ledger))
+                outputs = alone(lambda: compiled(x))
+            loss = find_loss(outputs)
         _run_backward(loss)
         del outputs
 

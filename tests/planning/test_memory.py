@@ -258,4 +258,4 @@ def test_info_says_how_sure_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     lines = " ".join(capsys.readouterr().out.split())
     step, compiled = lines.split("training step ")[1].split(" recipe ")[0].split(" compiled ")
     assert step.endswith("(predicted, error 10% or less)")
-    assert compiled.endswith("(predicted, error 10% or less in the few that were measured)")
+    assert compiled.endswith("(predicted, error 15% or less in the few that were measured)")
