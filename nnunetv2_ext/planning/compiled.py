@@ -47,27 +47,30 @@ _WRITING = {
 }
 
 
-def compile_on_paper(
-    module: nn.Module, charge: Callable[[Sequence[int], Callable[[], Any]], Any]
-) -> Callable[[Tensor], Any]:
-    """Return what traces a module of fake tensors, returns its outputs, and charges the memory of each pass.
+def compile_on_paper(network: nn.Module, charge: Callable[[Sequence[int]], None]) -> Callable[[Tensor], Any]:
+    """Trace a network of fake tensors; called, it gives its outputs and charges the memory of each pass.
 
     Args:
-        module: its tensors are fake.
-        charge: takes the course of a pass, the bytes that are alive at each of its operators beyond those at its
-            start, and what runs the pass; returns the pass's results.
+        network: its tensors are fake.
+        charge: takes the course of a pass: the bytes that are alive at each of its operators, beyond those at its
+            start.
     """
     # torch's decomposition of 3D pooling looks it up without importing it.
     importlib.import_module("torch._inductor.lowering")
 
     def compiler(graph: fx.GraphModule, _inputs: Sequence[Any]) -> Callable[..., Any]:
         course = _follow(graph)
-        return make_boxed_func(lambda *values: charge(course, lambda: graph(*values)))
 
-    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        def run(*values: Any) -> Any:
+            charge(course)
+            return graph(*values)
+
+        return make_boxed_func(run)
+
+    named = {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
     def forward(tensors: dict[str, Tensor], x: Tensor) -> Any:
-        return torch.func.functional_call(module, tensors, (x,))
+        return torch.func.functional_call(network, tensors, (x,))
 
     traced = aot_function(
         forward,

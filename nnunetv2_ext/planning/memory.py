@@ -82,14 +82,12 @@ class Ledger(TorchDispatchMode):
     Attributes:
         live: bytes at the moment.
         peak: most bytes so far, workspaces of the operators included.
-        paused: whether the operators that run now are left out.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
         self.peak = 0
-        self.paused = False
         self._sizes: dict[int, int] = {}
 
     def add(self, tensor: Tensor) -> None:
@@ -102,13 +100,15 @@ class Ledger(TorchDispatchMode):
         self.live += self._sizes[key]
         weakref.finalize(storage, self._free, key).atexit = False
 
+    def forget(self, tensor: Tensor) -> None:
+        """Leave a tensor out."""
+        self._sizes.setdefault(tensor.untyped_storage()._cdata, 0)
+
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key, 0)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if self.paused:
-            return result
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self.add(value)
@@ -196,44 +196,42 @@ def _run_eagerly(
         with semantics.forward_pass():
             outputs = network(x)
             loss = find_loss(outputs)
-        _run_backward(loss)
+        _run_backward([loss])
         del outputs
 
 
 def _run_compiled(
     network: nn.Module, x: Tensor, find_loss: Callable[[Any], Tensor], ledger: Ledger, semantics: CudaSemantics
 ) -> None:
-    """Run a step with compiled passes of the network; the loss runs as it is."""
+    """Run a step with compiled passes of the network; the loss runs as it is.
 
-    def alone(function: Callable[[], Any]) -> Any:
-        """Call a function whose operators the ledger leaves out."""
-        before, ledger.paused = ledger.paused, True
-        try:
-            return function()
-        finally:
-            ledger.paused = before
+    Each pass is charged at once: at most what it has alive, and from then on what is alive at its end.
+    """
 
-    def charge(course: Sequence[int], run: Callable[[], Any]) -> Any:
-        """Charge the most that a pass has alive, and what it leaves."""
+    def charge(course: Sequence[int]) -> None:
         ledger.peak = max(ledger.peak, ledger.live + max(course, default=0))
-        results = alone(run)
-        for result in tree_leaves(results):
-            if isinstance(result, Tensor):
-                ledger.add(result)
-        return results
+        ledger.live += course[-1] if course else 0
 
     compiled = compile_on_paper(network, charge)
-    with ledger, semantics:
-        with semantics.forward_pass():
-            with while_compiling():
-                outputs = alone(lambda: compiled(x))
-            loss = find_loss(outputs)
-        _run_backward(loss)
-        del outputs
+    with semantics:
+        with semantics.forward_pass(), while_compiling():
+            outputs = compiled(x)
+        logits = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        inputs = [one.detach().requires_grad_() for one in logits]
+        for one in logits:
+            # They are charged with the forward pass.
+            ledger.forget(one)
+        with ledger:
+            with semantics.forward_pass():
+                loss = find_loss(inputs)
+            _run_backward([loss])
+        del loss
+        pairs = [(one, copy.grad) for one, copy in zip(logits, inputs, strict=True) if copy.grad is not None]
+        _run_backward([one for one, _ in pairs], [gradient for _, gradient in pairs])
 
 
-def _run_backward(loss: Tensor) -> None:
+def _run_backward(values: Sequence[Tensor], gradients: Sequence[Tensor] | None = None) -> None:
     """Run autograd's engine itself: `Tensor.backward` would switch off the modes that recomputed regions need."""
     engine: Any = torch.autograd.Variable._execution_engine
-    first = torch.ones_like(loss)
-    engine.run_backward((loss,), (first,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    given = tuple(torch.ones_like(value) for value in values) if gradients is None else tuple(gradients)
+    engine.run_backward(tuple(values), given, False, False, (), allow_unreachable=True, accumulate_grad=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -161,17 +160,12 @@ def test_a_compiled_step_is_predicted() -> None:
 
 def _courses(build: Callable[[], nn.Module], *size: int) -> list[Sequence[int]]:
     """Return the bytes at each operator of a compiled forward and backward pass, beyond those at its start."""
-    courses = []
-
-    def charge(course: Sequence[int], run: Callable[[], Any]) -> Any:
-        courses.append(course)
-        return run()
-
+    courses: list[Sequence[int]] = []
     semantics = CudaSemantics()
     with FakeTensorMode(), semantics:
         module, x = build(), torch.empty(*size)
         with semantics.forward_pass():
-            result = compile_on_paper(module, charge)(x)
+            result = compile_on_paper(module, courses.append)(x)
         result.sum().backward()
     return courses
 
