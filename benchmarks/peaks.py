@@ -1,9 +1,9 @@
 """Hold the predicted memory of training steps against what was measured on a GPU.
 
 The peaks below belong to the networks of version 0.1.0. So the networks come from a checkout of that version, and the
-prediction from this tree. The table goes into docs/planning.md.
+prediction from this tree. The table, of eager steps or of compiled ones, goes into docs/planning.md.
 
-Usage: python -m benchmarks.peaks CHECKOUT [NETWORK ...] [--print]
+Usage: python -m benchmarks.peaks CHECKOUT [NETWORK ...] [--compiled] [--print]
 """
 
 from __future__ import annotations
@@ -22,35 +22,33 @@ TREE = Path(__file__).resolve().parents[1]
 PLANNING_PAGE = PAGE.with_name("planning.md")
 MEBIBYTE = 2**20
 # MiB of torch.cuda.max_memory_allocated, eager and compiled, on an NVIDIA H100 80 GB with torch 2.11.0+cu130, fp16
-# autocast, 14 classes. 3D: patch 64 x 128 x 128, batch 2; 2D: 512 x 512, batch 12. None was not measured.
-MEASURED: dict[str, tuple[int, int, int | None]] = {
-    "nnUNetTrainer": (3, 3052, 3110),
-    "nnUNetTrainerPECANet": (3, 2007, None),
-    "nnUNetTrainerDCA": (3, 3143, 3064),
-    "nnUNetTrainerNNFormerRecA": (3, 4536, 4032),
-    "nnUNetTrainerSwinUNETR": (3, 6056, None),
-    "nnUNetTrainerSwinUNETRRecA": (3, 6151, 5689),
-    "nnUNetTrainerDCAUNet": (3, 4139, None),
-    "nnUNetTrainerR2UNet": (3, 4432, None),
-    "nnUNetTrainerResUNetPP": (3, 7708, None),
-    "nnUNetTrainerDoubleUNet": (3, 2706, None),
-    "nnUNetTrainerMultiResUNet": (3, 3661, None),
-    "nnUNetTrainer, 2D": (2, 5153, 5239),
-    "nnUNetTrainerSwinUNetRecA": (2, 7198, 4872),
-    "nnUNetTrainerDATransUNetRecA": (2, 14362, 9114),
-    "nnUNetTrainerDANIE_S": (2, 14065, None),
-    "nnUNetTrainerDANIE_L": (2, 16425, None),
-    "nnUNetTrainerDCA, 2D": (2, 5590, None),
+# autocast, 14 classes. 3D: patch 64 x 128 x 128, batch 2; 2D: 512 x 512, batch 12. Of each its name on the
+# page, its dimensions, and the two peaks; None was not measured.
+MEASURED: dict[str, tuple[str, int, int, int | None]] = {
+    "nnUNetTrainer": ("nnU-Net's own, 3D", 3, 3052, 3110),
+    "nnUNetTrainerPECANet": ("PECA-Net", 3, 2007, None),
+    "nnUNetTrainerDCA": ("DCA on the planned network, 3D", 3, 3143, 3064),
+    "nnUNetTrainerNNFormerRecA": ("nnFormer with RecA", 3, 4536, 4032),
+    "nnUNetTrainerSwinUNETR": ("SwinUNETR", 3, 6056, None),
+    "nnUNetTrainerSwinUNETRRecA": ("SwinUNETR with RecA", 3, 6151, 5689),
+    "nnUNetTrainerDCAUNet": ("U-Net with DCA", 3, 4139, None),
+    "nnUNetTrainerR2UNet": ("R2U-Net", 3, 4432, None),
+    "nnUNetTrainerResUNetPP": ("ResUNet++", 3, 7708, None),
+    "nnUNetTrainerDoubleUNet": ("DoubleU-Net", 3, 2706, None),
+    "nnUNetTrainerMultiResUNet": ("MultiResUNet", 3, 3661, None),
+    "nnUNetTrainer, 2D": ("nnU-Net's own, 2D", 2, 5153, 5239),
+    "nnUNetTrainerSwinUNetRecA": ("Swin-Unet with RecA", 2, 7198, 4872),
+    "nnUNetTrainerDATransUNetRecA": ("DA-TransUNet with RecA", 2, 14362, 9114),
+    "nnUNetTrainerDANIE_S": ("DANIE-S", 2, 14065, None),
+    "nnUNetTrainerDANIE_L": ("DANIE-L", 2, 16425, None),
+    "nnUNetTrainerDCA, 2D": ("DCA on the planned network, 2D", 2, 5590, None),
 }
 STRIDES = {3: [(1, 1, 1), (1, 2, 2), *[(2, 2, 2)] * 4], 2: [(1, 1), *[(2, 2)] * 7]}
 WIDTHS = {3: [32, 64, 128, 256, 320, 320], 2: [32, 64, 128, 256, 512, 512, 512, 512]}
 SIZES = {3: ((64, 128, 128), 2), 2: ((512, 512), 12)}
 CLASSES = 14
 IMPORTS = ("conv_op", "norm_op", "dropout_op", "nonlin")
-HEADER = [
-    *("network", "measured, MiB", "predicted, MiB", "ratio"),
-    *("compiled: measured, MiB", "predicted, MiB", "ratio"),
-]
+HEADER = ["network", "measured, MiB", "predicted, MiB", "ratio"]
 
 
 def use_networks(checkout: str) -> None:
@@ -115,6 +113,7 @@ def _look_into_old_parts(memory: Any) -> None:
 
     from nnunetv2_ext.architectures import reca
     from nnunetv2_ext.architectures.layers import recompute
+    from nnunetv2_ext.planning import compiled, cuda
 
     recompute.checkpoint = lambda *values, **options: torch.utils.checkpoint.checkpoint(*values, **options)
     # As on CUDA, of which these tensors are not.
@@ -127,7 +126,19 @@ def _look_into_old_parts(memory: Any) -> None:
                     return reca._window_attention_backward._init_fn(*args)
             return super().__torch_dispatch__(function, types, args, kwargs)
 
+    def find_workspace(function: Any, args: Any, result: Any) -> int:
+        if str(function) != "nnunetv2_ext.window_attention_backward.default":
+            return cuda.find_workspace(function, args, result)
+        with memory.Ledger() as ledger:
+            for tensor in args[:7]:
+                if tensor is not None:
+                    ledger.add(tensor)
+            inputs = ledger.live
+            results = reca._window_attention_backward._init_fn(*args)
+        return ledger.peak - inputs - sum(each.nbytes for each in results)
+
     memory.Ledger = Ledger
+    compiled.find_workspace = find_workspace
 
 
 def predict(name: str, compiled: bool) -> float:
@@ -138,7 +149,7 @@ def predict(name: str, compiled: bool) -> float:
 
     torch.set_num_threads(1)
     _look_into_old_parts(memory)
-    dims = MEASURED[name][0]
+    dims = MEASURED[name][1]
     build, recipe = _find_builder(name.removesuffix(", 2D"), dims)
     patch_size, batch_size = SIZES[dims]
     predicted = memory.predict_step(
@@ -153,13 +164,15 @@ def predict(name: str, compiled: bool) -> float:
     return predicted.peak / MEBIBYTE
 
 
-def make_cells(checkout: str, name: str, measured: int | None, compiled: bool) -> list[str]:
-    """Predict in a process of its own, and return what was measured, what was predicted, and the ratio."""
+def make_row(checkout: str, name: str, compiled: bool) -> list[str]:
+    """Predict in a process of its own, and return the name, what was measured, what was predicted, and the ratio."""
+    label, _, *peaks = MEASURED[name]
+    measured = peaks[compiled]
     if measured is None:
-        return ["-"] * 3
+        raise SystemExit(f"No compiled step of {name} was measured.")
     with multiprocessing.get_context("spawn").Pool(1, use_networks, (checkout,)) as pool:
         predicted = pool.apply(predict, (name, compiled))
-    return [f"{measured:,}", f"{predicted:,.0f}", f"{predicted / measured:.2f}"]
+    return [label, f"{measured:,}", f"{predicted:,.0f}", f"{predicted / measured:.2f}"]
 
 
 def main() -> None:
@@ -168,20 +181,19 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, help="of version 0.1.0")
-    parser.add_argument("networks", nargs="*", default=list(MEASURED), help="some of them, as 'nnUNetTrainer, 2D'")
+    parser.add_argument("networks", nargs="*", help="some of them, as 'nnUNetTrainer, 2D'; all by default")
+    parser.add_argument("--compiled", action="store_true", help="the table of compiled steps instead")
     parser.add_argument("--print", action="store_true", help="print the table instead of writing it into the page")
     arguments = parser.parse_args()
+    compiled = arguments.compiled
     rows = []
-    for name in arguments.networks:
-        dims, *measured = MEASURED[name]
+    for name in arguments.networks or [name for name, peaks in MEASURED.items() if not compiled or peaks[3]]:
         start = time.perf_counter()
-        row = [name if "," in name else f"{name}, {dims}D"]
-        for compiled, peak in zip((False, True), measured, strict=True):
-            row += make_cells(str(arguments.checkout.resolve()), name, peak, compiled)
-        rows.append(row)
-        print(f"| {' | '.join(row)} | ({time.perf_counter() - start:.0f} s)", flush=True)
+        rows.append(make_row(str(arguments.checkout.resolve()), name, compiled))
+        print(f"| {' | '.join(rows[-1])} | ({time.perf_counter() - start:.0f} s)", flush=True)
     if not arguments.print:
-        write_block("peaks", format_table(HEADER, rows, markdown=True), page=PLANNING_PAGE)
+        block = "compiled-peaks" if compiled else "peaks"
+        write_block(block, format_table(HEADER, rows, markdown=True), page=PLANNING_PAGE)
 
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def _predict(
     compiled: bool = False,
 ) -> str:
     """Write the memory of a training step, and whether the GPU that is there has it."""
-    from nnunetv2_ext.planning.memory import ERROR, GIBIBYTE
+    from nnunetv2_ext.planning.memory import COMPILED_ERROR, ERROR, GIBIBYTE
     from nnunetv2_ext.planning.networks import find_trained_network
     from nnunetv2_ext.planning.plan import memory_of_card
 
@@ -194,7 +194,9 @@ def _predict(
         geometry, network.input_channels, num_classes, batch_size, regions=regions, compiled=compiled
     )
     # Only few compiled steps could be held against a measured one; docs/planning.md has them.
-    certainty = "error 15% or less in the few that were measured" if compiled else f"error {ERROR:.0%} or less"
+    certainty = f"error {COMPILED_ERROR if compiled else ERROR:.0%} or less"
+    if compiled:
+        certainty += " in the few that were measured"
     text = (
         f"about {memory.total / GIBIBYTE:.1f} GB of a GPU with a batch of {batch_size}, of which tensors "
         f"{memory.peak / GIBIBYTE:.1f} GB (predicted, {certainty})"

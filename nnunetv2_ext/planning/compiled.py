@@ -23,6 +23,8 @@ from torch._inductor.decomposition import select_decomp_table
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.utils._pytree import tree_leaves
 
+from nnunetv2_ext.planning.cuda import find_workspace
+
 __all__ = ["compile_on_paper", "while_compiling"]
 
 BLOCK = 512
@@ -35,10 +37,14 @@ _VIEWS = {
 _LIBRARY = {
     *("convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product_flash_attention"),
     *("_scaled_dot_product_flash_attention_backward", "_scaled_dot_product_efficient_attention"),
-    *("_scaled_dot_product_efficient_attention_backward", "sort", "index_put", "scatter", "scatter_add"),
+    *("_scaled_dot_product_efficient_attention_backward", "sort"),
     *("max_pool3d_with_indices", "max_pool3d_with_indices_backward", "window_attention", "window_attention_backward"),
 }
-_REDUCTIONS = {"sum", "mean", "var_mean", "var", "amax", "amin", "argmax", "argmin", "prod", "any", "cumsum"}
+# What writes its result whoever reads it, but computes what it reads as it goes: reductions, and writes by an index.
+_WRITING = {
+    *("sum", "mean", "var_mean", "var", "amax", "amin", "argmax", "argmin", "prod", "any", "cumsum"),
+    *("index_put", "_unsafe_index_put", "scatter", "scatter_add"),
+}
 
 
 def compile_on_paper(network: nn.Module, charge: Callable[[Sequence[int]], None]) -> Callable[[Tensor], Any]:
@@ -120,13 +126,19 @@ def _bytes(node: fx.Node) -> int:
 def _follow(graph: fx.GraphModule) -> list[int]:
     """Return the bytes that are alive at each operator of a graph, beyond those at its start.
 
-    Inputs that are not outputs too, and that nobody else holds, that is what the forward pass kept for the backward
-    pass, are freed behind their last use; the caller's own inputs (weights and the image) are taken for held.
+    What the forward pass kept for the backward pass is freed behind its last use; views of one map (query, key and
+    value of one projection) are one. All other inputs are held by the caller: weights, the image, and, as long as the
+    backward pass runs, the gradients that autograd called it with.
     """
     nodes = list(graph.graph.nodes)
     outputs = {node for node in tree_leaves(nodes[-1].args) if isinstance(node, fx.Node)}
     written: dict[fx.Node, frozenset[fx.Node]] = {}  # what each node reads of what is in memory
     length: dict[fx.Node, int] = {}
+    owners: dict[int, fx.Node] = {}
+    for node in sorted((node for node in nodes if node.op == "placeholder"), key=_is_saved):
+        value = node.meta.get("val")
+        owner = owners.setdefault(value.untyped_storage()._cdata, node) if isinstance(value, Tensor) else node
+        written[node], length[node] = frozenset([owner]), 0
 
     def read_by_library(node: fx.Node) -> bool:
         return any(
@@ -136,7 +148,7 @@ def _follow(graph: fx.GraphModule) -> list[int]:
 
     order: list[tuple[fx.Node, frozenset[fx.Node], bool]] = []
     for node in nodes:
-        if node.op == "output":
+        if node.op in ("output", "placeholder"):
             continue
         if node.op != "call_function":
             written[node], length[node] = frozenset([node]), 0
@@ -148,7 +160,7 @@ def _follow(graph: fx.GraphModule) -> list[int]:
             continue
         keeps = (
             _name(node) in _LIBRARY
-            or _name(node) in _REDUCTIONS
+            or _name(node) in _WRITING
             or read_by_library(node)
             or (size > LONGEST_EXPRESSION and len(node.users) > 1)
         )
@@ -162,19 +174,25 @@ def _follow(graph: fx.GraphModule) -> list[int]:
     held = frozenset().union(*(written.get(node, frozenset()) for node in outputs)) if outputs else frozenset()
     frees: dict[int, list[fx.Node]] = {}
     for node, index in last.items():
-        if node not in held and (node.op != "placeholder" or "tangents" in node.name or _is_saved(node)):
+        if node not in held and (node.op != "placeholder" or _is_saved(node)):
             frees.setdefault(index, []).append(node)
     live, course = 0, []
     for index, (node, _reads, keeps) in enumerate(order):
         if keeps:
             live += _bytes(node)
-        course.append(live)
+        course.append(live + find_workspace(node.target, *_values_of(node)))
         live -= sum(_bytes(each) for each in frees.get(index, ()))
         if keeps and node not in last and node not in held:
             live -= _bytes(node)
     return course
 
 
+def _values_of(node: fx.Node) -> tuple[list[Any], Any]:
+    """Return the fake arguments of an operator, and its fake result."""
+    arguments = [value.meta.get("val") if isinstance(value, fx.Node) else value for value in node.args]
+    return arguments, node.meta.get("val")
+
+
 def _is_saved(node: fx.Node) -> bool:
     """Return whether an input of a graph is what the forward pass computed and kept."""
-    return not node.name.startswith("primals")
+    return not node.name.startswith(("primals", "tangents"))

@@ -8,7 +8,7 @@ reference". Attention runs in fused kernels, which keep no scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-__all__ = ["CudaSemantics"]
+__all__ = ["CudaSemantics", "find_workspace"]
 
 _PRODUCTS = {
     *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear, F.prelu),
@@ -157,3 +157,22 @@ def _kernels(query: Tensor, value: Tensor, bias: Tensor | None) -> tuple[bool, b
     half = query.dtype in (torch.float16, torch.bfloat16)
     flash = half and bias is None and widths[0] == widths[1] <= _WIDEST_HEAD
     return flash, all(width * query.element_size() % _ALIGNED_BYTES == 0 for width in widths)
+
+
+def find_workspace(function: Any, args: Sequence[Any], result: Any) -> int:
+    """Return the bytes that a kernel takes while it runs, beside what it reads and writes.
+
+    Convolutions rearrange their maps so that channels lie together, what comes in and what goes out; attention's
+    backward pass adds up the gradient of the queries in float32.
+    """
+    aten = torch.ops.aten
+    if function is aten.convolution.default:
+        return args[0].nbytes + result.nbytes
+    if function is aten.convolution_backward.default:
+        return args[0].nbytes + args[1].nbytes
+    if function in (
+        aten._scaled_dot_product_flash_attention_backward.default,
+        aten._scaled_dot_product_efficient_attention_backward.default,
+    ):
+        return args[1].numel() * 4
+    return 0

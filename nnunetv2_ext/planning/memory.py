@@ -23,20 +23,22 @@ from torch.utils._pytree import tree_leaves
 
 from nnunetv2_ext.architectures.cost import move_off_meta
 from nnunetv2_ext.planning.compiled import compile_on_paper, while_compiling
-from nnunetv2_ext.planning.cuda import CudaSemantics
+from nnunetv2_ext.planning.cuda import CudaSemantics, find_workspace
 from nnunetv2_ext.trainers.recipes import Recipe
 
-__all__ = ["ERROR", "GIBIBYTE", "StepMemory", "predict_step"]
+__all__ = ["COMPILED_ERROR", "ERROR", "GIBIBYTE", "StepMemory", "predict_step"]
 
 GIBIBYTE = 2**30
 MEBIBYTE = 2**20
 # Bytes to which torch's allocator rounds up.
 BLOCK = 512
 # Workspace of cuBLAS, and the share of the peak by which predictions are raised, because too little is worse than too
-# much; with both, the peaks that were measured lie within ERROR. docs/planning.md has the table.
+# much; with both, the peaks that were measured lie within ERROR. docs/planning.md has the tables. Which operators the
+# compiler fuses, and in which order it runs them, is not known, so a compiled step is raised by more.
 CUBLAS_BYTES = 64 * MEBIBYTE
 CAUTION = 0.02
-ERROR = 0.1
+COMPILED_CAUTION = 0.08
+ERROR, COMPILED_ERROR = 0.1, 0.15
 # What a process on a GPU takes beside torch's tensors: the CUDA context with its libraries, and the share of the peak
 # that the allocator holds in pieces of unfit sizes. Both are assumed; neither was measured.
 CONTEXT_BYTES = 512 * MEBIBYTE
@@ -110,27 +112,8 @@ class Ledger(TorchDispatchMode):
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
                 self.add(value)
-        self.peak = max(self.peak, self.live + _workspace(function, args, result))
+        self.peak = max(self.peak, self.live + find_workspace(function, args, result))
         return result
-
-
-def _workspace(function: Any, args: Sequence[Any], result: Any) -> int:
-    """Return the bytes that a kernel takes while it runs.
-
-    Convolutions rearrange their maps so that channels lie together, what comes in and what goes out; attention's
-    backward pass adds up the gradient of the queries in float32.
-    """
-    aten = torch.ops.aten
-    if function is aten.convolution.default:
-        return args[0].nbytes + result.nbytes
-    if function is aten.convolution_backward.default:
-        return args[0].nbytes + args[1].nbytes
-    if function in (
-        aten._scaled_dot_product_flash_attention_backward.default,
-        aten._scaled_dot_product_efficient_attention_backward.default,
-    ):
-        return args[1].numel() * 4
-    return 0
 
 
 def _build_loss(num_outputs: int, recipe: Recipe, regions: bool) -> nn.Module:
@@ -201,8 +184,8 @@ def predict_step(
         run(network, x, find_loss, ledger, semantics)
         del network, x
     in_optimizer = weights + trainable * (1 + OPTIMIZER_COPIES[recipe.optimizer])
-    peak = max(ledger.peak, in_optimizer)
-    return StepMemory(weights=weights, peak=round(peak * (1 + CAUTION)) + CUBLAS_BYTES)
+    in_passes = ledger.peak * (1 + (COMPILED_CAUTION if compiled else CAUTION))
+    return StepMemory(weights=weights, peak=round(max(in_passes, in_optimizer * (1 + CAUTION))) + CUBLAS_BYTES)
 
 
 def _run_eagerly(

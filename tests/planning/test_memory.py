@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_ext import cli
 from nnunetv2_ext.architectures.geometry import Geometry, default_network
 from nnunetv2_ext.architectures.layers.recompute import checkpoint
+from nnunetv2_ext.planning.compiled import compile_on_paper
 from nnunetv2_ext.planning.cuda import CudaSemantics
-from nnunetv2_ext.planning.memory import CUBLAS_BYTES, Ledger, predict_step
+from nnunetv2_ext.planning.memory import COMPILED_CAUTION, CUBLAS_BYTES, Ledger, predict_step
 from nnunetv2_ext.planning.networks import find_trained_network
 from nnunetv2_ext.trainers.recipes import NNUNET, TRANSFORMER
 from tests.narrow import narrow_networks
@@ -156,6 +158,56 @@ def test_a_compiled_step_is_predicted() -> None:
     assert compiled.peak == pytest.approx(eager.peak, rel=0.1)
 
 
+def _courses(build: Callable[[], nn.Module], *size: int) -> list[Sequence[int]]:
+    """Return the bytes at each operator of a compiled forward and backward pass, beyond those at its start."""
+    courses: list[Sequence[int]] = []
+    semantics = CudaSemantics()
+    with FakeTensorMode(), semantics:
+        module, x = build(), torch.empty(*size)
+        with semantics.forward_pass():
+            result = compile_on_paper(module, courses.append)(x)
+        result.sum().backward()
+    return courses
+
+
+class Attention(nn.Module):
+    """Attention whose queries, keys and values are views of one map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(64, 3 * 64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.qkv(x).unflatten(-1, (3, 2, 32)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+def test_a_compiled_backward_pass_frees_no_more_than_the_forward_pass_kept() -> None:
+    forward, backward = _courses(Attention, 2, 4096, 64)
+    assert forward[-1] > 0
+    assert min(backward) > -forward[-1]
+
+
+def test_a_compiled_convolution_has_its_workspace() -> None:
+    forward, _ = _courses(lambda: nn.Conv2d(8, 16, 3, padding=1, bias=False), 2, 8, 64, 64)
+    voxel_bytes = 2 * 64 * 64 * 2
+    # What comes in, in half precision, and what goes out; then both once more, rearranged.
+    assert max(forward) == pytest.approx(2 * (8 + 16) * voxel_bytes, rel=0.02)
+
+
+def test_what_is_written_by_an_index_is_computed_as_it_goes() -> None:
+    """The gradient of an interpolation is four writes by an index, of which none needs its values in memory."""
+
+    class Upsampling(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+    _, backward = _courses(lambda: nn.Sequential(nn.Conv2d(8, 16, 1, bias=False), Upsampling()), 2, 8, 64, 64)
+    small = 2 * 16 * 64 * 64 * 4
+    # Written are four small maps; the gradient of the large one, which comes in, is four of them.
+    assert max(backward) < 8 * small
+
+
 class Chain(nn.Module):
     """Blocks of convolutions, which the partitioner does not recompute by itself."""
 
@@ -188,7 +240,7 @@ def test_what_is_ordered_to_be_recomputed_is_not_kept_by_a_compiled_step() -> No
         ).peak
 
     wide = 128 * batch_size * math.prod(size) * 2
-    assert peak(False) - peak(True) == pytest.approx(1.02 * 5 * wide, rel=0.2)
+    assert peak(False) - peak(True) == pytest.approx((1 + COMPILED_CAUTION) * 5 * wide, rel=0.2)
 
 
 @pytest.mark.slow
