@@ -195,7 +195,7 @@ class ChannelAttention(nn.Module):
     output = x + gamma * softmax(-X X^T) X, with X the map as a matrix of c rows and a softmax over each row.
 
     Shape:
-        (B, c, H, W) to (B, c, H, W).
+        (B, c, H, W) to (B, c, H, W), float32.
     """
 
     def __init__(self) -> None:
@@ -206,10 +206,10 @@ class ChannelAttention(nn.Module):
         # The products are sums over all positions, of which the softmax sees the differences: half precision rounds
         # these away, and fp16 overflows.
         with torch.autocast(device_type=x.device.type, enabled=False):
-            channels = x.to(torch.promote_types(x.dtype, torch.float32)).flatten(2)  # (B, c, N)
+            x = x.float()
+            channels = x.flatten(2)  # (B, c, N)
             weights = torch.softmax(-(channels @ channels.transpose(1, 2)), dim=-1)
-            # A convolution follows, for which autocast would round the sum in any case.
-            return (channels + self.gamma * (weights @ channels)).reshape(x.shape).to(x.dtype)
+            return x + self.gamma * (weights @ channels).reshape(x.shape)
 
 
 class DualAttention(nn.Module):
@@ -241,7 +241,9 @@ class DualAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions = self.position_out(self.position_attention(self.position_in(x)))
-        channels = self.channel_out(self.channel_attention(self.channel_in(x)))
+        # float32, also under autocast; in a network whose weights are in half precision, these.
+        attended = self.channel_attention(self.channel_in(x)).to(self.mix.weight.dtype)
+        channels = self.channel_out(attended)
         return F.relu(self.mix(self.dropout(positions + channels)), inplace=True)
 
 
