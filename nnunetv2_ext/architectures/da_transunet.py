@@ -241,7 +241,9 @@ class DualAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         positions = self.position_out(self.position_attention(self.position_in(x)))
-        channels = self.channel_out(self.channel_attention(self.channel_in(x)))
+        # float32, also under autocast; in a network whose weights are in half precision, these.
+        attended = self.channel_attention(self.channel_in(x)).to(self.mix.weight.dtype)
+        channels = self.channel_out(attended)
         return F.relu(self.mix(self.dropout(positions + channels)), inplace=True)
 
 

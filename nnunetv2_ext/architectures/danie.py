@@ -281,9 +281,12 @@ class EH(nn.Module):
         # Weights of thousands of positions are near 1 / N each, which fp16 rounds away in the weighted sum.
         with torch.autocast(device_type=h.device.type, enabled=False):
             values = _at_least_float32(h)
-            attention = torch.softmax(self.position(values).flatten(2), dim=-1)  # (B, 1, N)
+            # float32, also under autocast; in a network whose weights are in half precision, these.
+            dtype = self.position.weight.dtype
+            scores = _at_least_float32(self.position(h.to(dtype)).flatten(2))
+            attention = torch.softmax(scores, dim=-1)  # (B, 1, N)
             gathered = (values.flatten(2) @ attention.transpose(1, 2)).squeeze(2)  # (B, C)
-            weights = self.weigh(gathered)
+            weights = self.weigh(gathered.to(dtype))
         return weights.to(h.dtype)[:, :, None, None] * h
 
 

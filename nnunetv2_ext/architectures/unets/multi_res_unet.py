@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.layers.precision import without_autocast
 from nnunetv2_ext.architectures.unets.blocks import ConvNormActivation, Layers
 from nnunetv2_ext.architectures.unets.common import UShapedNetwork
 
@@ -40,13 +41,17 @@ class MultiResBlock(nn.Module):
         in_channels: channels of the input.
         nominal: U, from which the widths follow.
         kernel: per axis.
+        reads_image: compute the 1-wide convolution and its norm in float32 under autocast.
 
     Shape:
         (B, in_channels, *grid) to (B, sum(block_widths(U)), *grid).
     """
 
-    def __init__(self, layers: Layers, in_channels: int, nominal: int, kernel: Sequence[int]) -> None:
+    def __init__(
+        self, layers: Layers, in_channels: int, nominal: int, kernel: Sequence[int], *, reads_image: bool = False
+    ) -> None:
         super().__init__()
+        self.reads_image = reads_image
         widths = block_widths(nominal)
         self.skip = ConvNormActivation(layers, in_channels, sum(widths), 1, activation=False)
         self.convs = nn.ModuleList(
@@ -57,12 +62,13 @@ class MultiResBlock(nn.Module):
         self.activation = layers.activate()
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.skip(x)
+        residual = without_autocast(self.skip, x) if self.reads_image else self.skip(x)
         parts = []
         for conv in self.convs:
             x = conv(x)
             parts.append(x)
-        return self.activation(self.norm(torch.cat(parts, dim=1)) + residual)
+        joined = self.norm(torch.cat(parts, dim=1))
+        return self.activation(joined + residual.to(joined.dtype))
 
 
 class ResPath(nn.Module):
@@ -166,7 +172,11 @@ class MultiResUNet(UShapedNetwork):
             EncoderStage(
                 self.layers.max_pool(strides[stage]),
                 MultiResBlock(
-                    self.layers, widths[stage - 1] if stage else input_channels, nominal[stage], kernels[stage]
+                    self.layers,
+                    widths[stage - 1] if stage else input_channels,
+                    nominal[stage],
+                    kernels[stage],
+                    reads_image=not stage,
                 ),
                 path(stage),
             )

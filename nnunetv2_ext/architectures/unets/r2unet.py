@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_ext.architectures.layers.precision import without_autocast
 from nnunetv2_ext.architectures.unets.blocks import ConvNormActivation, Layers, enlarge
 from nnunetv2_ext.architectures.unets.common import UShapedNetwork
 
@@ -30,15 +31,24 @@ class RecurrentResidualBlock(nn.Module):
         channels: channels of s.
         kernel: per axis.
         recurrences: t.
+        reads_image: compute x and its norm in float32 under autocast.
 
     Shape:
         (B, in_channels, *grid) to two of (B, channels, *grid).
     """
 
     def __init__(
-        self, layers: Layers, in_channels: int, channels: int, kernel: Sequence[int], recurrences: int
+        self,
+        layers: Layers,
+        in_channels: int,
+        channels: int,
+        kernel: Sequence[int],
+        recurrences: int,
+        *,
+        reads_image: bool = False,
     ) -> None:
         super().__init__()
+        self.reads_image = reads_image
         self.project = layers.conv(in_channels, channels, 1)
         self.project_out = layers.norm_activation(channels)
         self.first = ConvNormActivation(layers, channels, channels, kernel)
@@ -47,11 +57,11 @@ class RecurrentResidualBlock(nn.Module):
         self.recurrences = recurrences
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.project(x)
+        x = without_autocast(self.project, x) if self.reads_image else self.project(x)
         recurrent = self.project_out(x)
         for conv in (self.first, self.second):
             recurrent = self._recur(conv, recurrent)
-        source = x + recurrent
+        source = x.to(recurrent.dtype) + recurrent
         return self.out(source), source
 
     def _recur(self, conv: nn.Module, x: Tensor) -> Tensor:
@@ -72,10 +82,12 @@ class EncoderStage(nn.Module):
         kernel: Sequence[int],
         stride: Sequence[int],
         recurrences: int,
+        *,
+        reads_image: bool,
     ) -> None:
         super().__init__()
         self.pool = layers.max_pool(stride)
-        self.block = RecurrentResidualBlock(layers, in_channels, channels, kernel, recurrences)
+        self.block = RecurrentResidualBlock(layers, in_channels, channels, kernel, recurrences, reads_image=reads_image)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         out, source = self.block(self.pool(x))
@@ -110,9 +122,9 @@ class R2UNet(UShapedNetwork):
         super().__init__(input_channels, num_classes, **arguments)
         widths, kernels = self.features, self.kernel_sizes
         self.encoder = nn.ModuleList(
-            EncoderStage(self.layers, before, width, kernel, stride, recurrences)
-            for before, width, kernel, stride in zip(
-                (input_channels, *widths[:-1]), widths, kernels, self.strides, strict=True
+            EncoderStage(self.layers, before, width, kernel, stride, recurrences, reads_image=not stage)
+            for stage, (before, width, kernel, stride) in enumerate(
+                zip((input_channels, *widths[:-1]), widths, kernels, self.strides, strict=True)
             )
         )
         if self.dca_stages:
