@@ -52,8 +52,8 @@ def compile_on_paper(network: nn.Module, charge: Callable[[Sequence[int]], None]
 
     Args:
         network: its tensors are fake.
-        charge: takes the course of a pass: the bytes that are alive at each of its operators, beyond those at its
-            start.
+        charge: takes the course of a pass: the bytes that are alive at each of its operators, their workspaces
+            included, and at its end, beyond those at its start.
     """
     # torch's decomposition of 3D pooling looks it up without importing it.
     importlib.import_module("torch._inductor.lowering")
@@ -124,7 +124,7 @@ def _bytes(node: fx.Node) -> int:
 
 
 def _follow(graph: fx.GraphModule) -> list[int]:
-    """Return the bytes that are alive at each operator of a graph, beyond those at its start.
+    """Return the bytes that are alive at each operator of a graph and at its end, beyond those at its start.
 
     What the forward pass kept for the backward pass is freed behind its last use; views of one map (query, key and
     value of one projection) are one. All other inputs are held by the caller: weights, the image, and, as long as the
@@ -184,7 +184,7 @@ def _follow(graph: fx.GraphModule) -> list[int]:
         live -= sum(_bytes(each) for each in frees.get(index, ()))
         if keeps and node not in last and node not in held:
             live -= _bytes(node)
-    return course
+    return [*course, live]
 
 
 def _values_of(node: fx.Node) -> tuple[list[Any], Any]:

@@ -209,8 +209,8 @@ def _run_compiled(
     """
 
     def charge(course: Sequence[int]) -> None:
-        ledger.peak = max(ledger.peak, ledger.live + max(course, default=0))
-        ledger.live += course[-1] if course else 0
+        ledger.peak = max(ledger.peak, ledger.live + max(course))
+        ledger.live += course[-1]
 
     compiled = compile_on_paper(network, charge)
     with semantics:

@@ -159,7 +159,7 @@ def test_a_compiled_step_is_predicted() -> None:
 
 
 def _courses(build: Callable[[], nn.Module], *size: int) -> list[Sequence[int]]:
-    """Return the bytes at each operator of a compiled forward and backward pass, beyond those at its start."""
+    """Return the bytes at each operator, and at the end, of a compiled forward and backward pass."""
     courses: list[Sequence[int]] = []
     semantics = CudaSemantics()
     with FakeTensorMode(), semantics:
@@ -193,6 +193,8 @@ def test_a_compiled_convolution_has_its_workspace() -> None:
     voxel_bytes = 2 * 64 * 64 * 2
     # What comes in, in half precision, and what goes out; then both once more, rearranged.
     assert max(forward) == pytest.approx(2 * (8 + 16) * voxel_bytes, rel=0.02)
+    # The workspace goes with the kernel; the image in half precision is kept for the backward pass.
+    assert forward[-1] == pytest.approx((8 + 16) * voxel_bytes, rel=0.05)
 
 
 def test_what_is_written_by_an_index_is_computed_as_it_goes() -> None:
