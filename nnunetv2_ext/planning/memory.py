@@ -37,7 +37,7 @@ BLOCK = 512
 # compiler fuses, and in which order it runs them, is not known, so a compiled step is raised by more.
 CUBLAS_BYTES = 64 * MEBIBYTE
 CAUTION = 0.02
-COMPILED_CAUTION = 0.08
+COMPILED_CAUTION = 0.11
 ERROR, COMPILED_ERROR = 0.1, 0.15
 # What a process on a GPU takes beside torch's tensors: the CUDA context with its libraries, and the share of the peak
 # that the allocator holds in pieces of unfit sizes. Both are assumed; neither was measured.
