@@ -55,13 +55,13 @@ FILES = {"onnxruntime": "model.onnx", "openvino": "model.xml"}
 
 
 def train(name: str, configuration: str, dataset: str, steps: int, results: Path) -> Path:
-    """Train for a few steps, and return the model's folder."""
+    """Train for a few steps of a training of one epoch, which has no warm-up, and return the model's folder."""
     os.environ.update(nnUNet_results=str(results), nnUNet_n_proc_DA="0", nnUNet_compile="f")
     torch.manual_seed(0)
     torch.set_num_threads(1)
     planned = read_planned_dataset(dataset)
     plans = {**planned.plans, "continue_training": False}
-    trainer = find_own_trainer(name)(plans, configuration, "all", planned.dataset_json, torch.device("cpu"))
+    trainer = find_own_trainer(f"{name}_1epoch")(plans, configuration, "all", planned.dataset_json, torch.device("cpu"))
     with contextlib.redirect_stdout(io.StringIO()):
         trainer.initialize()
         trainer.on_train_start()

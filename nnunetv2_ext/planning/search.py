@@ -105,14 +105,16 @@ class Affordable:
         """Return the largest batch that fits, between a least one that does and a most one."""
         if not self.exact or most <= least or any(network.batch_size is not None for network in self.networks):
             return least
-        few, more = (self.total(geometry, channels, batch) for batch in (least, least + 1))
-        guess = least + math.floor((self.target_bytes - few) / max(1, more - few))
-        batch = min(most, max(least, guess))
-        while batch > least and self.total(geometry, channels, batch) > self.target_bytes:
-            batch -= 1
-        while batch < most and self.total(geometry, channels, batch + 1) <= self.target_bytes:
-            batch += 1
-        return batch
+        few = self.total(geometry, channels, least)
+        slope = max(1.0, self.total(geometry, channels, least + 1) - few)
+        fits, over, batch, memory = least, most + 1, least, few
+        while over - fits > 1:
+            # Memory grows nearly linearly, so the next try is close; it never leaves what is still open.
+            batch = min(max(batch + math.floor((self.target_bytes - memory) / slope), fits + 1), over - 1)
+            memory = self.total(geometry, channels, batch)
+            slope = max(1.0, (memory - few) / (batch - least))
+            fits, over = (batch, over) if memory <= self.target_bytes else (fits, batch)
+        return fits
 
     def waste(self, geometry: Geometry, channels: int) -> float:
         """Return the largest share of padding among the networks."""
