@@ -19,7 +19,7 @@ from nnunetv2_ext.planning.candidates import geometry_of_plan
 from nnunetv2_ext.planning.memory import GIBIBYTE, StepMemory
 from nnunetv2_ext.planning.networks import TrainedNetwork, find_trained_network, padding_waste
 from nnunetv2_ext.planning.plan import Planning, plan_dataset
-from nnunetv2_ext.planning.search import MOST_WASTE
+from nnunetv2_ext.planning.search import MOST_WASTE, Affordable
 from nnunetv2_ext.trainers import find_trainer
 from nnunetv2_ext.trainers.recipes import NNUNET
 from tests.narrow import narrow_networks
@@ -297,3 +297,25 @@ def test_bad_input_is_refused_in_one_sentence(
 def test_variants_plan_with_their_own_batch() -> None:
     network = find_trained_network("nnUNetTrainer_bs5_noAMP")
     assert (network.batch_size, network.mixed_precision, network.recipe) == (5, False, NNUNET)
+
+
+class CountedPredictions(Affordable):
+    """Memory that grows nearly in proportion to the batch, and how often it was asked for."""
+
+    asked = 0
+
+    def total(self, geometry: Geometry, channels: int, batch_size: int) -> int:
+        self.asked += 1
+        return 700_000_000 + 61_234_567 * batch_size + 40_000_000 * (batch_size % 2)
+
+
+def test_a_large_batch_is_found_in_a_few_predictions() -> None:
+    affordable = CountedPredictions([], target=24, num_classes=3, regions=False)
+    geometry = Geometry.from_strides((32, 32), [(2, 2)])
+    batch = affordable.largest_batch(geometry, 1, 2, 2000)
+    assert affordable.asked < 12
+    assert batch > 400
+    assert affordable.total(geometry, 1, batch) <= affordable.target_bytes
+    assert affordable.total(geometry, 1, batch + 1) > affordable.target_bytes
+    # No more than nnU-Net allows.
+    assert affordable.largest_batch(geometry, 1, 2, 100) == 100
