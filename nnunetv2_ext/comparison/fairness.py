@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,21 +14,21 @@ __all__ = ["find_general_findings", "find_record_findings", "find_setup_findings
 
 # Memory of a training step, against the reference's, from which on the reference's plans are those of another budget.
 _MEMORY_RATIO = 1.25
-# Iterations of nnU-Net's own training, and the share of them below which a training is called short.
-_FULL = 1000 * 250
+# Epochs and iterations of nnU-Net's own training, and the share of them below which a training is called short.
+_FULL = (1000, 250)
 _SHORT = 0.1
+
+
+def _length(setup: Setup) -> str | None:
+    """Return the length of a training in epochs x iterations; None where it is not known."""
+    if setup.epochs is None:
+        return None
+    return f"{setup.epochs} x {'?' if setup.iterations is None else setup.iterations}"
+
 
 _SETTINGS: tuple[tuple[str, str, Callable[[Setup], Any]], ...] = (
     ("plans", "The plans differ", lambda setup: setup.plans),
-    (
-        "epochs",
-        "The lengths of training differ, in epochs x iterations",
-        lambda setup: (
-            None
-            if setup.epochs is None
-            else f"{setup.epochs} x {'?' if setup.iterations is None else setup.iterations}"
-        ),
-    ),
+    ("epochs", "The lengths of training differ, in epochs x iterations", _length),
     ("batch", "The batch sizes differ", lambda setup: setup.batch_size),
     (
         "patch",
@@ -67,16 +68,17 @@ def find_setup_findings(setups: Sequence[Setup], costs: Sequence[Costs], referen
                 )
             )
     short = {
-        setup.trainer: f"{setup.epochs} x {setup.iterations}"
+        setup.trainer: _length(setup)
         for setup in setups
-        if setup.epochs and setup.iterations and setup.epochs * setup.iterations < _SHORT * _FULL
+        if setup.epochs and setup.iterations and setup.epochs * setup.iterations < _SHORT * math.prod(_FULL)
     }
     if short:
         findings.append(
             Finding(
                 "short",
                 f"Trainings on {setups[0].dataset} were short, in epochs x iterations: {list_values(short)}; nnU-Net's "
-                "own is 1000 x 250. So short a training decides nothing: it shows who is ahead early, which may turn.",
+                f"own is {' x '.join(map(str, _FULL))}. So short a training decides nothing: it shows who is ahead "
+                "early, which may turn.",
             )
         )
     if {len(setup.folds) for setup in setups} == {1}:

@@ -127,12 +127,12 @@ def test_half_precision_costs_less_than_noise_in_the_image(entry: TrainerEntry) 
     assert error(half, exact) <= max(5e-3, sensitivity)
 
 
-# Rounding of weights, image and maps, 2^-11 and 2^-8, amplified by depth.
 @pytest.mark.parametrize("entry", families())
 @torch.no_grad()
 def test_takes_weights_in_half_precision(entry: TrainerEntry) -> None:
     network, x = make(entry, min(entry.dims))
     exact = network(x)
+    # Rounding of weights, image and maps, 2^-11 and 2^-8, amplified by depth.
     for dtype, tolerance in ((torch.float16, 0.1), (torch.bfloat16, 0.5)):
         got = copy.deepcopy(network).to(dtype)(x.to(dtype))
         assert got.dtype == dtype
