@@ -596,9 +596,12 @@ class DANIE(SegmentationNetwork):
         return {name for name, _ in self.named_parameters() if learned.search(name)}
 
     def parts_to_compile(self) -> Sequence[Callable[..., Any]]:
-        """Return timm's convolutions and attentions, those of a stage equal, and the stages of HAP and the decoder."""
+        """Return timm's convolutions and attentions, those of a stage equal, and the stages of HAP and the decoder.
+
+        With checkpointing, whose regions are timm's whole blocks, the network is one part.
+        """
         if self.checkpointing:
-            return ()
+            return (self.forward,)
         modules: list[nn.Module] = list(self.decoder.blocks)
         if hasattr(self, "hap"):
             modules += [self.hap.embedding, *self.hap.stages]

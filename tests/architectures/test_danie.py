@@ -26,6 +26,7 @@ from nnunetv2_ext.architectures.danie import (
     JointPreservation,
 )
 from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.trainers.compilation import compile_parts
 
 SMALL = DANIE.narrow_settings
 C, H, W = 32, 3, 2
@@ -505,6 +506,26 @@ def test_recomputation_gives_the_same_step(preset: str) -> None:
         torch.testing.assert_close(one, two, msg=name)
     kept = [bytes_kept_for_backward(network, x) for network in networks]
     assert kept[1] < 0.8 * kept[0]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_compiled_it_has_the_gradients_of_an_uncompiled_step(checkpointing: bool) -> None:
+    """Under autocast, which is left before the backward pass: HAP's float32 products have float32 gradients."""
+    gradients = []
+    for compiled in (False, True):
+        network = small(self_attention=False, checkpointing=checkpointing).train()
+        if compiled:
+            torch._dynamo.reset()
+            parts = network.parts_to_compile()
+            assert parts
+            compile_parts(parts, backend="aot_eager", fullgraph=True)
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.float16):
+            logits = network(torch.randn(2, 2, 64, 96))
+        loss = nn.functional.cross_entropy(logits.float(), torch.randint(0, 3, (2, 64, 96)))
+        (1024 * loss).backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
 
 
 def test_exempt_from_weight_decay() -> None:
