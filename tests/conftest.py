@@ -12,6 +12,9 @@ import torch
 from tests.narrow import narrow_networks, write_published_weights
 from tests.planned_data import PlannedData, prepare
 
+# matplotlib reads this when it is first imported, here and in the processes that tests start.
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).with_name("matplotlibrc"))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
