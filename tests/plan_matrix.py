@@ -45,8 +45,9 @@ class Plan:
         return tuple(math.prod(axis) for axis in zip(*self.poolings, strict=True))
 
     def small(self) -> Geometry:
-        """Return the row's strides with the smallest patch that keeps two positions per axis at the bottom, narrow."""
-        return self.narrow(tuple(2 * stride for stride in self.total_stride))
+        """Return the row's strides with a bottom of 2 x 1 x 1 or 2 x 2 positions, the least that norms take, narrow."""
+        bottom = (2, 1, 1) if len(self.patch_size) == 3 else (2, 2)
+        return self.narrow(tuple(n * stride for n, stride in zip(bottom, self.total_stride, strict=True)))
 
     def odd_voxels(self) -> int:
         """Count the voxels of the patch of `odd`."""
