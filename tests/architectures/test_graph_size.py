@@ -7,14 +7,12 @@ backward pass as inductor splits them. Sizes are held against nnU-Net's own netw
 from __future__ import annotations
 
 import functools
-import pydoc
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
-from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
@@ -22,15 +20,14 @@ from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunetv2_ext.architectures.geometry import Geometry, PlannedNetwork
+from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.architectures.peca_net import PRESETS, PECANet
-from nnunetv2_ext.trainers import find_trainer
+from nnunetv2_ext.catalog import BASELINE
+from nnunetv2_ext.planning.networks import find_trained_network
 from nnunetv2_ext.trainers.compilation import compile_parts
 
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
-PATCH = (32, 64, 64)
-STRIDES = [(1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)]
-FEATURES = [32, 64, 128, 256, 320, 320]
 # Operators that move or compute nothing.
 VIEWS = {
     "view",
@@ -64,36 +61,10 @@ class Size(NamedTuple):
     repeated: int
 
 
-def make_plan() -> Geometry:
-    stages = len(STRIDES)
-    arguments = {
-        "n_stages": stages,
-        "features_per_stage": FEATURES,
-        "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * stages,
-        "strides": [list(stride) for stride in STRIDES],
-        "n_conv_per_stage": [2] * stages,
-        "n_conv_per_stage_decoder": [2] * (stages - 1),
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    }
-    return Geometry(
-        patch_size=PATCH,
-        strides=tuple(STRIDES),
-        kernel_sizes=((3, 3, 3),) * stages,
-        features=tuple(FEATURES),
-        n_conv_per_stage=(2,) * stages,
-        network=PlannedNetwork(
-            class_name="dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            arguments=arguments,
-            imports=("conv_op", "norm_op", "dropout_op", "nonlin"),
-        ),
-    )
+PLANS = {
+    3: Geometry.from_strides((32, 64, 64), [(1, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (1, 2, 2)]),
+    2: Geometry.from_strides((256, 256), [(2, 2)] * 6),
+}
 
 
 def name_of(target: Any) -> str:
@@ -141,27 +112,35 @@ def measure(network: nn.Module, parts: list[Callable[..., Any]], patch: tuple[in
     return Size(sum((forward + backward).values()), backward["convolution"] + max(0, products))
 
 
+def measure_trainer(name: str, dims: int) -> Size:
+    network: Any = find_trained_network(name).make(PLANS[dims], 1, 14)
+    parts = network.parts_to_compile() if isinstance(network, SegmentationNetwork) else ()
+    return measure(network, list(parts) or [network.forward], PLANS[dims].patch_size)
+
+
 @functools.cache
-def nodes_of_the_plans_own_network() -> int:
-    plan = make_plan()
-    arguments = dict(plan.network.arguments)
-    for name in plan.network.imports:
-        arguments[name] = None if arguments[name] is None else pydoc.locate(arguments[name])
-    network = PlainConvUNet(1, num_classes=14, deep_supervision=True, **arguments)
-    return measure(network, [network.forward], plan.patch_size).nodes
+def nodes_of_the_plans_own_network(dims: int) -> int:
+    return measure_trainer(BASELINE.name, dims).nodes
 
 
 @pytest.mark.slow
 @pytest.mark.full_width
+@pytest.mark.xdist_group("graph_size")
 @pytest.mark.parametrize(
-    ("trainer", "limit"), [("nnUNetTrainerPECANet", 2.5), ("nnUNetTrainerDCA", 1.5), ("nnUNetTrainerNNFormerRecA", 1.7)]
+    ("trainer", "dims", "limit"),
+    [
+        ("nnUNetTrainerPECANet", 3, 2.5),
+        ("nnUNetTrainerDCA", 3, 1.5),
+        ("nnUNetTrainerNNFormerRecA", 3, 1.7),
+        ("nnUNetTrainerSwinUNETRRecA", 3, 1.7),
+        ("nnUNetTrainerSwinUNetRecA", 2, 1.7),
+        ("nnUNetTrainerDATransUNetRecA", 2, 2.5),
+    ],
 )
-def test_graphs_stay_small_and_repeat_nothing(trainer: str, limit: float) -> None:
-    plan = make_plan()
-    network = find_trainer(trainer).build_network(plan, 1, 14)
-    size = measure(network, list(network.parts_to_compile()) or [network.forward], plan.patch_size)
+def test_graphs_stay_small_and_repeat_nothing(trainer: str, dims: int, limit: float) -> None:
+    size = measure_trainer(trainer, dims)
     assert size.repeated == 0
-    assert size.nodes <= limit * nodes_of_the_plans_own_network()
+    assert size.nodes <= limit * nodes_of_the_plans_own_network(dims)
 
 
 class CountOperators(TorchDispatchMode):
