@@ -1,4 +1,4 @@
-"""The benchmark of training steps runs where there is no GPU, at tiny sizes, and writes nothing then."""
+"""The benchmarks of training steps and of half precision run at tiny sizes without a GPU, and write nothing then."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 
-from benchmarks import gpu
+from benchmarks import gpu, half_precision
 from benchmarks.page import PAGE, write_block
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,11 +38,31 @@ def test_a_tiny_run_on_the_cpu() -> None:
     assert PAGE.read_bytes() == before
 
 
-def test_without_a_gpu_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
+def test_a_tiny_run_of_half_precision(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    before = PAGE.read_bytes()
+    monkeypatch.setattr(sys, "argv", ["half_precision.py", "nnUNetTrainerSwinUNetRecA", "--tiny", "--steps", "2"])
+    half_precision.main()
+    about, _, header, _, *rows = capsys.readouterr().out.strip().splitlines()
+    assert "fp16 emulated" in about
+    assert header == f"| {' | '.join(half_precision.HEADER)} |"
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [row[0] for row in cells] == ["nnUNetTrainer, 2D", "nnUNetTrainerSwinUNetRecA, 2D"]
+    for _, error, changed, noise, *after, loss in cells:
+        # Not exact, as float32 would be, and not wrong.
+        assert 1e-5 < float(error) < 0.1
+        assert float(changed.removesuffix("%")) < 10
+        assert 0 < float(noise) < 0.1
+        assert (error, changed, noise) != tuple(after)
+        assert float(loss) > 0
+    assert PAGE.read_bytes() == before
+
+
+@pytest.mark.parametrize("benchmark", [gpu, half_precision])
+def test_without_a_gpu_it_refuses(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", "-device", "cuda"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="torch finds no GPU"):
-        gpu.main()
+        benchmark.main()
 
 
 def test_rows_compare_with_the_first_one() -> None:

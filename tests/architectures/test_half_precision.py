@@ -1,25 +1,16 @@
-"""Networks in half precision: under the autocast of a GPU, and with half-precision weights or other memory layouts.
-
-CUDA's autocast is emulated on the CPU: products and convolutions take operands rounded to float16, add up in float32
-and round what they give; norms, softmax, sums and interpolation are in float32. The CPU's own autocast leaves the
-latter in half precision.
-"""
+"""Networks in half precision: under the autocast of a GPU, emulated, with half-precision weights or other layouts."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
+from benchmarks.half_precision import autocast_of_cuda, relative_error
 from nnunetv2_ext.architectures.network import SegmentationNetwork
 from nnunetv2_ext.catalog import TrainerEntry
 from tests.architectures.test_contract import ENTRIES, family_of, trainer_class
@@ -27,58 +18,7 @@ from tests.plan_matrix import PLANS
 
 pytestmark = pytest.mark.usefixtures("narrow")
 
-ATEN = torch.ops.aten
-PRODUCTS = {
-    ATEN.convolution.default,
-    ATEN.mm.default,
-    ATEN.addmm.default,
-    ATEN.bmm.default,
-    ATEN.baddbmm.default,
-}
-IN_FLOAT32 = {
-    F.layer_norm,
-    F.group_norm,
-    F.softmax,
-    F.log_softmax,
-    F.interpolate,
-    torch.softmax,
-    torch.sum,
-    torch.exp,
-    torch.pow,
-    torch.rsqrt,
-    Tensor.softmax,
-    Tensor.sum,
-    Tensor.exp,
-    Tensor.pow,
-    Tensor.rsqrt,
-}
 PLAN = {2: next(plan for plan in PLANS if plan.name == "E5"), 3: next(plan for plan in PLANS if plan.name == "D4")}
-
-
-def widen(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float16 else value
-
-
-class Float32Operators(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in IN_FLOAT32 and torch.is_autocast_enabled("cpu"):
-            args, kwargs = tree_map(widen, (args, kwargs))
-        return func(*args, **kwargs)
-
-
-class HalfProducts(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func not in PRODUCTS or not any(isinstance(x, Tensor) and x.dtype == torch.float16 for x in args):
-            return func(*args, **kwargs)
-        return func(*tree_map(widen, args), **tree_map(widen, kwargs)).half()
-
-
-@contextmanager
-def autocast_of_cuda() -> Iterator[None]:
-    with Float32Operators(), HalfProducts(), torch.autocast("cpu", dtype=torch.float16):
-        yield
 
 
 def wake(network: nn.Module) -> None:
@@ -107,10 +47,6 @@ def make(entry: TrainerEntry, dim: int) -> tuple[SegmentationNetwork, Tensor]:
     return network, smooth + 0.3 * torch.randn(smooth.shape, generator=generator)
 
 
-def error(got: Tensor, expected: Tensor) -> float:
-    return float((got.double() - expected.double()).norm() / expected.double().norm())
-
-
 @pytest.mark.parametrize("entry", families())
 @torch.no_grad()
 def test_half_precision_costs_less_than_noise_in_the_image(entry: TrainerEntry) -> None:
@@ -121,10 +57,10 @@ def test_half_precision_costs_less_than_noise_in_the_image(entry: TrainerEntry) 
     network, x = make(entry, min(entry.dims))
     exact = network(x)
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
-    sensitivity = error(network(x + 1e-3 * x.std() * noise), exact)
+    sensitivity = relative_error(network(x + 1e-3 * x.std() * noise), exact)
     with autocast_of_cuda():
         half = network(x)
-    assert error(half, exact) <= max(5e-3, sensitivity)
+    assert relative_error(half, exact) <= max(5e-3, sensitivity)
 
 
 @pytest.mark.parametrize("entry", families())
@@ -136,7 +72,7 @@ def test_takes_weights_in_half_precision(entry: TrainerEntry) -> None:
     for dtype, tolerance in ((torch.float16, 0.1), (torch.bfloat16, 0.5)):
         got = copy.deepcopy(network).to(dtype)(x.to(dtype))
         assert got.dtype == dtype
-        assert error(got, exact) <= tolerance, dtype
+        assert relative_error(got, exact) <= tolerance, dtype
 
 
 @pytest.mark.parametrize("entry", families())
@@ -146,4 +82,4 @@ def test_takes_channels_last(entry: TrainerEntry) -> None:
     layout = torch.channels_last if dim == 2 else torch.channels_last_3d
     network, x = make(entry, dim)
     exact = network(x)
-    assert error(network.to(memory_format=layout)(x.to(memory_format=layout)), exact) <= 1e-5
+    assert relative_error(network.to(memory_format=layout)(x.to(memory_format=layout)), exact) <= 1e-5

@@ -56,7 +56,7 @@ def commands(planned_data: PlannedData, tmp_path: Path) -> Commands:
 def stop_in_second_epoch(commands: Commands, configuration: str) -> None:
     """Start a training and stop it, as a cluster does, once the first epoch is through."""
     log = commands.folder / "stopped.log"
-    arguments = ["801", configuration, "all", "-tr", TRAINER.replace("3iters", "40iters"), "-device", "cpu"]
+    arguments = ["801", configuration, "all", "-tr", TRAINER.replace("3iters", "15iters"), "-device", "cpu"]
     with log.open("w") as output:
         process = subprocess.Popen(
             [script("nnUNetv2_train"), *arguments],
@@ -102,7 +102,7 @@ def test_train_predict_evaluate_and_move_a_model(configuration: str, commands: C
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_stopped_training_is_continued(configuration: str, commands: Commands) -> None:
-    trainer = TRAINER.replace("3iters", "40iters")
+    trainer = TRAINER.replace("3iters", "15iters")
     stop_in_second_epoch(commands, configuration)
     fold = commands.model_folder(configuration, trainer) / "fold_all"
     assert not (fold / "checkpoint_final.pth").exists()

@@ -1,0 +1,255 @@
+"""Measure how exact networks are under fp16, at their first weights and after a short training on the demo's phantoms.
+
+Without a GPU, CUDA's autocast is emulated: products and convolutions take operands rounded to float16, add up in
+float32 and round what they give; norms, softmax, sums and interpolation are in float32. The CPU's own autocast leaves
+the latter in half precision. TF32 is off, so that float32 means float32.
+
+Usage: python -m benchmarks.half_precision [TRAINER ...] [--steps N] [--tiny] [--dry-run]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from benchmarks.gpu import DEFAULT
+from benchmarks.page import write_block
+from nnunetv2_ext.architectures.geometry import Geometry
+from nnunetv2_ext.catalog import BASELINE, TRAINERS
+from nnunetv2_ext.demo.phantom import make_case
+from nnunetv2_ext.demo.tissues import LABELS
+from nnunetv2_ext.io.tables import format_table
+from nnunetv2_ext.planning.networks import find_trained_network
+
+__all__ = ["autocast_of_cuda", "relative_error"]
+
+ATEN = torch.ops.aten
+PRODUCTS = {
+    ATEN.convolution.default,
+    ATEN.mm.default,
+    ATEN.addmm.default,
+    ATEN.bmm.default,
+    ATEN.baddbmm.default,
+}
+IN_FLOAT32 = {
+    F.layer_norm,
+    F.group_norm,
+    F.softmax,
+    F.log_softmax,
+    F.interpolate,
+    torch.softmax,
+    torch.sum,
+    torch.exp,
+    torch.pow,
+    torch.rsqrt,
+    Tensor.softmax,
+    Tensor.sum,
+    Tensor.exp,
+    Tensor.pow,
+    Tensor.rsqrt,
+}
+# Patch, batch and strides; the tiny ones are for a trial.
+SIZES = {
+    (2, False): ((128, 128), 2, [(2, 2)] * 5),
+    (3, False): ((32, 64, 64), 2, [(1, 2, 2), *[(2, 2, 2)] * 3]),
+    (2, True): ((64, 64), 2, [(2, 2)] * 4),
+    (3, True): ((16, 32, 32), 1, [(1, 2, 2), *[(2, 2, 2)] * 2]),
+}
+TRAINING_CASES, TEST_CASES = 6, 2
+CLIP_NORM = 12.0  # nnU-Net's
+
+
+def widen(value: Any) -> Any:
+    """Return a float16 tensor as float32, and anything else as it is."""
+    return value.float() if isinstance(value, Tensor) and value.dtype == torch.float16 else value
+
+
+class Float32Operators(TorchFunctionMode):
+    """Run in float32 what CUDA's autocast runs in it, where autocast is on."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Widen the operands of a function that is on the list."""
+        kwargs = kwargs or {}
+        if func in IN_FLOAT32 and torch.is_autocast_enabled("cpu"):
+            args, kwargs = tree_map(widen, (args, kwargs))
+        return func(*args, **kwargs)
+
+
+class HalfProducts(TorchDispatchMode):
+    """Add up products of float16 operands in float32, as a GPU does."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Widen the operands of a product, and round its result."""
+        kwargs = kwargs or {}
+        if func not in PRODUCTS or not any(isinstance(x, Tensor) and x.dtype == torch.float16 for x in args):
+            return func(*args, **kwargs)
+        return func(*tree_map(widen, args), **tree_map(widen, kwargs)).half()
+
+
+@contextmanager
+def autocast_of_cuda() -> Iterator[None]:
+    """Compute on the CPU in the precision of CUDA's autocast to float16."""
+    with Float32Operators(), HalfProducts(), torch.autocast("cpu", dtype=torch.float16):
+        yield
+
+
+def relative_error(got: Tensor, expected: Tensor) -> float:
+    """Return the norm of the difference of two tensors, relative to the second one's."""
+    return float((got.double() - expected.double()).norm() / expected.double().norm())
+
+
+def make_patches(dims: int, patch: tuple[int, ...], cases: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Make whole phantoms of the size of a patch, or slices through their middle third in 2D.
+
+    Returns:
+        Images (N, 1, *patch) of mean 0 and standard deviation 1, and labels (N, *patch).
+    """
+    rng = np.random.default_rng(seed)
+    shape = patch if dims == 3 else (16, *patch)
+    images, labels = zip(*(make_case(rng, shape)[:2] for _ in range(cases)), strict=True)
+    middle = slice(None) if dims == 3 else slice(5, 11)
+    image = torch.cat([torch.from_numpy(case.astype(np.float32))[None, middle] for case in images])
+    label = torch.cat([torch.from_numpy(case.astype(np.int64))[None, middle] for case in labels])
+    if dims == 2:
+        image, label = image.flatten(0, 1), label.flatten(0, 1)
+    return ((image - image.mean()) / image.std())[:, None], label
+
+
+def predict(network: nn.Module, x: Tensor) -> Tensor:
+    """Return the logits of the full resolution."""
+    outputs = network(x)
+    return outputs[0] if isinstance(outputs, list | tuple) else outputs
+
+
+def train(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, steps: int) -> float:
+    """Train in float32, by AdamW on the mean of cross-entropy and soft Dice loss; return the last steps' mean loss."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
+    classes = len(LABELS)
+    losses = []
+    network.train()
+    for _ in range(steps):
+        chosen = torch.randint(len(images), (batch_size,))
+        x, y = images[chosen], labels[chosen]
+        logits = predict(network, x)
+        truth = F.one_hot(y, classes).movedim(-1, 1)
+        chances, axes = logits.softmax(1), (0, *range(2, x.ndim))
+        dice = 2 * (chances * truth).sum(axes) / (chances.sum(axes) + truth.sum(axes)).clamp(min=1)
+        loss = (F.cross_entropy(logits, y) + 1 - dice[1:].mean()) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
+        optimizer.step()
+        losses.append(loss.item())
+    return sum(losses[-5:]) / len(losses[-5:])
+
+
+@torch.no_grad()
+def compare(network: nn.Module, x: Tensor) -> tuple[float, float, float]:
+    """Compare logits under fp16 with those in float32.
+
+    Returns:
+        Relative error under fp16; share of positions whose class changes; relative change in float32 from noise in the
+        image of a thousandth of its standard deviation.
+    """
+    network.eval()
+    exact = predict(network, x)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(x)
+    noisy = predict(network, x + 1e-3 * x.std() * noise)
+    half_precision: AbstractContextManager[Any] = (
+        torch.autocast("cuda", dtype=torch.float16) if x.is_cuda else autocast_of_cuda()
+    )
+    with half_precision:
+        half = predict(network, x).float()
+    changed = (half.argmax(1) != exact.argmax(1)).float().mean()
+    return relative_error(half, exact), float(changed), relative_error(noisy, exact)
+
+
+def measure(name: str, dims: int, device: torch.device, steps: int, tiny: bool) -> list[str]:
+    """Measure the network of one trainer; return the row of the table."""
+    patch, batch_size, strides = SIZES[dims, tiny]
+    torch.manual_seed(0)
+    network = find_trained_network(name).make(Geometry.from_strides(patch, strides), 1, len(LABELS)).to(device)
+    if name == BASELINE.name:
+        network.apply(network.initialize)
+    images, labels = (x.to(device) for x in make_patches(dims, patch, TRAINING_CASES, seed=0))
+    tests = make_patches(dims, patch, TEST_CASES, seed=1)[0].to(device)
+    first = compare(network, tests)
+    loss = train(network, images, labels, batch_size, steps)
+    after = compare(network, tests)
+
+    def show(found: tuple[float, float, float]) -> list[str]:
+        return [f"{found[0]:.1e}", f"{found[1]:.2%}", f"{found[2]:.1e}"]
+
+    return [f"{name}, {dims}D", *show(first), *show(after), f"{loss:.2f}"]
+
+
+HEADER = (
+    "trainer",
+    *("logits, first weights", "classes", "noise"),
+    *("logits, trained", "classes", "noise", "loss"),
+)
+
+
+def describe(device: str, steps: int, tiny: bool) -> str:
+    """Describe what the table was measured with."""
+    machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, fp16 emulated"
+    sizes = "; ".join(
+        f"{dims}D: patch {' x '.join(map(str, patch))}, batch {batch_size}"
+        for (dims, is_tiny), (patch, batch_size, _) in SIZES.items()
+        if is_tiny == tiny
+    )
+    command = shlex.join(["python", "-m", "benchmarks.half_precision", *sys.argv[1:]])
+    return f"{machine}; torch {version('torch')}. {sizes}; {steps} steps of training. Command: `{command}`."
+
+
+def main() -> None:
+    """Measure, print, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("trainers", nargs="*", metavar="TRAINER", help="trainers (default: one for each network)")
+    parser.add_argument("-device", choices=("cuda", "cpu"), default="cpu", help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=40, help="steps of the training (default: %(default)s)")
+    parser.add_argument("--tiny", action="store_true", help="small patches, to try the script")
+    parser.add_argument("--dry-run", action="store_true", help="print the table, and leave the page as it is")
+    arguments = parser.parse_args()
+    # The lower dimension of each, which costs less; nnU-Net's own network in both.
+    served = {entry.name: min(entry.dims) for entry in TRAINERS}
+    unknown = sorted(set(arguments.trainers) - set(served))
+    if unknown:
+        parser.error(f"no trainer {', '.join(unknown)}: `nnUNetv2_ext list` shows them")
+    if arguments.steps < 1:
+        parser.error("--steps must be at least 1")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: torch finds no GPU: run this where there is one, or leave out -device cuda.")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+    chosen = arguments.trainers or DEFAULT
+    rows = []
+    for dims in sorted({served[name] for name in chosen}):
+        for name in (BASELINE.name, *(name for name in chosen if served[name] == dims)):
+            rows.append(measure(name, dims, torch.device(arguments.device), arguments.steps, arguments.tiny))
+            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    text = "\n\n".join([
+        describe(arguments.device, arguments.steps, arguments.tiny),
+        format_table(HEADER, rows, markdown=True, padded=False),
+    ])  # fmt: skip
+    print(text)
+    if not arguments.tiny and not arguments.dry_run and not arguments.trainers:
+        write_block("half precision", text)
+
+
+if __name__ == "__main__":
+    main()
