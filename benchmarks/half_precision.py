@@ -34,6 +34,7 @@ from nnunetv2_ext.demo.phantom import make_case
 from nnunetv2_ext.demo.tissues import LABELS
 from nnunetv2_ext.io.tables import format_table
 from nnunetv2_ext.planning.networks import find_trained_network
+from nnunetv2_ext.trainers.recipes import Recipe
 
 __all__ = ["autocast_of_cuda", "relative_error"]
 
@@ -130,30 +131,39 @@ def make_patches(dims: int, patch: tuple[int, ...], cases: int, seed: int) -> tu
 
 
 def predict(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits of the full resolution."""
+    """Return the logits at full resolution."""
     outputs = network(x)
     return outputs[0] if isinstance(outputs, list | tuple) else outputs
 
 
-def train(network: nn.Module, images: Tensor, labels: Tensor, batch_size: int, steps: int) -> float:
-    """Train in float32, by AdamW on the mean of cross-entropy and soft Dice loss; return the last steps' mean loss."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-4)
-    classes = len(LABELS)
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of cross-entropy and soft Dice loss, for the labels at the size of the logits."""
+    labels = F.interpolate(labels[:, None].float(), size=logits.shape[2:], mode="nearest")[:, 0].long()
+    truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1)
+    chances, axes = logits.softmax(1), (0, *range(2, logits.ndim))
+    dice = 2 * (chances * truth).sum(axes) / (chances.sum(axes) + truth.sum(axes)).clamp(min=1)
+    return (F.cross_entropy(logits, labels) + 1 - dice[1:].mean()) / 2
+
+
+def train(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, batch_size: int, steps: int) -> float:
+    """Train in float32 by the trainer's optimiser and weights of outputs; return the mean loss of the last steps."""
+    options = {"momentum": recipe.momentum, "nesterov": True} if recipe.optimizer == "SGD" else {}
+    optimizer = getattr(torch.optim, recipe.optimizer)(
+        network.parameters(), recipe.initial_lr, weight_decay=recipe.weight_decay, **options
+    )
     losses = []
     network.train()
     for _ in range(steps):
         chosen = torch.randint(len(images), (batch_size,))
-        x, y = images[chosen], labels[chosen]
-        logits = predict(network, x)
-        truth = F.one_hot(y, classes).movedim(-1, 1)
-        chances, axes = logits.softmax(1), (0, *range(2, x.ndim))
-        dice = 2 * (chances * truth).sum(axes) / (chances.sum(axes) + truth.sum(axes)).clamp(min=1)
-        loss = (F.cross_entropy(logits, y) + 1 - dice[1:].mean()) / 2
+        outputs = network(images[chosen])
+        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        weights = recipe.output_weights(len(outputs)) if len(outputs) > 1 else (1.0,)
+        each = [loss_of(output, labels[chosen]) for output in outputs]
         optimizer.zero_grad()
-        loss.backward()
+        sum(weight * loss for weight, loss in zip(weights, each, strict=True)).backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP_NORM)
         optimizer.step()
-        losses.append(loss.item())
+        losses.append(each[0].item())
     return sum(losses[-5:]) / len(losses[-5:])
 
 
@@ -182,13 +192,14 @@ def measure(name: str, dims: int, device: torch.device, steps: int, tiny: bool) 
     """Measure the network of one trainer; return the row of the table."""
     patch, batch_size, strides = SIZES[dims, tiny]
     torch.manual_seed(0)
-    network = find_trained_network(name).make(Geometry.from_strides(patch, strides), 1, len(LABELS)).to(device)
+    trained = find_trained_network(name)
+    network = trained.make(Geometry.from_strides(patch, strides), 1, len(LABELS)).to(device)
     if name == BASELINE.name:
         network.apply(network.initialize)
     images, labels = (x.to(device) for x in make_patches(dims, patch, TRAINING_CASES, seed=0))
     tests = make_patches(dims, patch, TEST_CASES, seed=1)[0].to(device)
     first = compare(network, tests)
-    loss = train(network, images, labels, batch_size, steps)
+    loss = train(network, trained.recipe, images, labels, batch_size, steps)
     after = compare(network, tests)
 
     def show(found: tuple[float, float, float]) -> list[str]:
@@ -221,7 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("trainers", nargs="*", metavar="TRAINER", help="trainers (default: one for each network)")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cpu", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=40, help="steps of the training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=30, help="steps of the training (default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="small patches, to try the script")
     parser.add_argument("--dry-run", action="store_true", help="print the table, and leave the page as it is")
     arguments = parser.parse_args()
