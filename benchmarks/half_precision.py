@@ -63,12 +63,10 @@ IN_FLOAT32 = {
     Tensor.pow,
     Tensor.rsqrt,
 }
-# Patch, batch and strides; the tiny ones are for a trial.
+# Patch, batch and strides, in 2D, which every network serves; the tiny ones are for a trial.
 SIZES = {
-    (2, False): ((128, 128), 2, [(2, 2)] * 5),
-    (3, False): ((32, 64, 64), 2, [(1, 2, 2), *[(2, 2, 2)] * 3]),
-    (2, True): ((64, 64), 2, [(2, 2)] * 4),
-    (3, True): ((16, 32, 32), 1, [(1, 2, 2), *[(2, 2, 2)] * 2]),
+    False: ((128, 128), 2, [(2, 2)] * 5),
+    True: ((64, 64), 2, [(2, 2)] * 4),
 }
 TRAINING_CASES, TEST_CASES = 6, 2
 CLIP_NORM = 12.0  # nnU-Net's
@@ -113,21 +111,17 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     return float((got.double() - expected.double()).norm() / expected.double().norm())
 
 
-def make_patches(dims: int, patch: tuple[int, ...], cases: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Make whole phantoms of the size of a patch, or slices through their middle third in 2D.
+def make_slices(size: tuple[int, int], cases: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Make slices through the middle third of phantoms.
 
     Returns:
-        Images (N, 1, *patch) of mean 0 and standard deviation 1, and labels (N, *patch).
+        Images (N, 1, *size) of mean 0 and standard deviation 1, and labels (N, *size).
     """
     rng = np.random.default_rng(seed)
-    shape = patch if dims == 3 else (16, *patch)
-    images, labels = zip(*(make_case(rng, shape)[:2] for _ in range(cases)), strict=True)
-    middle = slice(None) if dims == 3 else slice(5, 11)
-    image = torch.cat([torch.from_numpy(case.astype(np.float32))[None, middle] for case in images])
-    label = torch.cat([torch.from_numpy(case.astype(np.int64))[None, middle] for case in labels])
-    if dims == 2:
-        image, label = image.flatten(0, 1), label.flatten(0, 1)
-    return ((image - image.mean()) / image.std())[:, None], label
+    made = [make_case(rng, (16, *size))[:2] for _ in range(cases)]
+    image = torch.from_numpy(np.concatenate([image[5:11] for image, _ in made]).astype(np.float32))
+    labels = torch.from_numpy(np.concatenate([labels[5:11] for _, labels in made]).astype(np.int64))
+    return ((image - image.mean()) / image.std())[:, None], labels
 
 
 def predict(network: nn.Module, x: Tensor) -> Tensor:
@@ -188,16 +182,16 @@ def compare(network: nn.Module, x: Tensor) -> tuple[float, float, float]:
     return relative_error(half, exact), float(changed), relative_error(noisy, exact)
 
 
-def measure(name: str, dims: int, device: torch.device, steps: int, tiny: bool) -> list[str]:
+def measure(name: str, device: torch.device, steps: int, tiny: bool) -> list[str]:
     """Measure the network of one trainer; return the row of the table."""
-    patch, batch_size, strides = SIZES[dims, tiny]
+    size, batch_size, strides = SIZES[tiny]
     torch.manual_seed(0)
     trained = find_trained_network(name)
-    network = trained.make(Geometry.from_strides(patch, strides), 1, len(LABELS)).to(device)
+    network = trained.make(Geometry.from_strides(size, strides), 1, len(LABELS)).to(device)
     if name == BASELINE.name:
         network.apply(network.initialize)
-    images, labels = (x.to(device) for x in make_patches(dims, patch, TRAINING_CASES, seed=0))
-    tests = make_patches(dims, patch, TEST_CASES, seed=1)[0].to(device)
+    images, labels = (x.to(device) for x in make_slices(size, TRAINING_CASES, seed=0))
+    tests = make_slices(size, TEST_CASES, seed=1)[0].to(device)
     first = compare(network, tests)
     loss = train(network, trained.recipe, images, labels, batch_size, steps)
     after = compare(network, tests)
@@ -205,7 +199,7 @@ def measure(name: str, dims: int, device: torch.device, steps: int, tiny: bool) 
     def show(found: tuple[float, float, float]) -> list[str]:
         return [f"{found[0]:.1e}", f"{found[1]:.2%}", f"{found[2]:.1e}"]
 
-    return [f"{name}, {dims}D", *show(first), *show(after), f"{loss:.2f}"]
+    return [name, *show(first), *show(after), f"{loss:.2f}"]
 
 
 HEADER = (
@@ -218,13 +212,13 @@ HEADER = (
 def describe(device: str, steps: int, tiny: bool) -> str:
     """Describe what the table was measured with."""
     machine = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, fp16 emulated"
-    sizes = "; ".join(
-        f"{dims}D: patch {' x '.join(map(str, patch))}, batch {batch_size}"
-        for (dims, is_tiny), (patch, batch_size, _) in SIZES.items()
-        if is_tiny == tiny
-    )
+    size, batch_size, _ = SIZES[tiny]
+    patch = " x ".join(map(str, size))
     command = shlex.join(["python", "-m", "benchmarks.half_precision", *sys.argv[1:]])
-    return f"{machine}; torch {version('torch')}. {sizes}; {steps} steps of training. Command: `{command}`."
+    return (
+        f"{machine}; torch {version('torch')}. 2D, patch {patch}, batch {batch_size}; {steps} steps of training. "
+        f"Command: `{command}`."
+    )
 
 
 def main() -> None:
@@ -236,9 +230,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small patches, to try the script")
     parser.add_argument("--dry-run", action="store_true", help="print the table, and leave the page as it is")
     arguments = parser.parse_args()
-    # The lower dimension of each, which costs less; nnU-Net's own network in both.
-    served = {entry.name: min(entry.dims) for entry in TRAINERS}
-    unknown = sorted(set(arguments.trainers) - set(served))
+    unknown = sorted(set(arguments.trainers) - {entry.name for entry in TRAINERS})
     if unknown:
         parser.error(f"no trainer {', '.join(unknown)}: `nnUNetv2_ext list` shows them")
     if arguments.steps < 1:
@@ -247,12 +239,10 @@ def main() -> None:
         raise SystemExit("error: torch finds no GPU: run this where there is one, or leave out -device cuda.")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
-    chosen = arguments.trainers or DEFAULT
     rows = []
-    for dims in sorted({served[name] for name in chosen}):
-        for name in (BASELINE.name, *(name for name in chosen if served[name] == dims)):
-            rows.append(measure(name, dims, torch.device(arguments.device), arguments.steps, arguments.tiny))
-            print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
+    for name in (BASELINE.name, *(arguments.trainers or DEFAULT)):
+        rows.append(measure(name, torch.device(arguments.device), arguments.steps, arguments.tiny))
+        print(" | ".join(rows[-1]), file=sys.stderr, flush=True)
     text = "\n\n".join([
         describe(arguments.device, arguments.steps, arguments.tiny),
         format_table(HEADER, rows, markdown=True, padded=False),
