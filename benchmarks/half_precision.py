@@ -141,10 +141,8 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 
 def train(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, batch_size: int, steps: int) -> float:
     """Train in float32 by the trainer's optimiser and weights of outputs; return the mean loss of the last steps."""
-    options = {"momentum": recipe.momentum, "nesterov": True} if recipe.optimizer == "SGD" else {}
-    optimizer = getattr(torch.optim, recipe.optimizer)(
-        network.parameters(), recipe.initial_lr, weight_decay=recipe.weight_decay, **options
-    )
+    group = {"params": list(network.parameters()), "weight_decay": recipe.weight_decay}
+    optimizer = recipe.make_optimizer([group], recipe.initial_lr)
     losses = []
     network.train()
     for _ in range(steps):

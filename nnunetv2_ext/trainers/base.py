@@ -142,9 +142,7 @@ class nnUNetTrainerExt(CurvesMixin, SeedMixin, nnUNetTrainer):
             {"params": [weight for name, weight in trainable if name not in exempt], "weight_decay": self.weight_decay},
             {"params": [weight for name, weight in trainable if name in exempt], "weight_decay": 0.0},
         ]
-        optimizer_class = getattr(torch.optim, self.recipe.optimizer)
-        options = {"momentum": self.recipe.momentum, "nesterov": True} if optimizer_class is torch.optim.SGD else {}
-        optimizer = optimizer_class([group for group in groups if group["params"]], self.initial_lr, **options)
+        optimizer = self.recipe.make_optimizer([group for group in groups if group["params"]], self.initial_lr)
         warm_up_epochs = self.recipe.warm_up_epochs(self.num_epochs)
         return optimizer, WarmUpPolyLRScheduler(optimizer, self.initial_lr, self.num_epochs, warm_up_epochs)
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import torch
 
 __all__ = ["NNUNET", "OPTIMIZERS", "TRANSFORMER", "Recipe"]
 
@@ -38,6 +42,16 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise ValueError(f"There is no optimizer {self.optimizer!r}: choose one of {', '.join(OPTIMIZERS)}.")
+
+    def make_optimizer(self, groups: Iterable[dict[str, Any]], initial_lr: float) -> torch.optim.Optimizer:
+        """Make the optimiser.
+
+        Args:
+            groups: parameters as torch's optimisers take them, each group with its weight decay.
+            initial_lr: learning rate, which a variant of a trainer may change.
+        """
+        options = {"momentum": self.momentum, "nesterov": True} if self.optimizer == "SGD" else {}
+        return getattr(torch.optim, self.optimizer)(groups, initial_lr, **options)
 
     def warm_up_epochs(self, epochs: int) -> int:
         """Return the number of epochs of the warm-up in a training of `epochs` epochs."""
