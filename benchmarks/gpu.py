@@ -246,26 +246,36 @@ HEADER = (
 )
 
 
-def main() -> None:
-    """Measure, print, and write the page."""
-    names = [entry.name for entry in TRAINERS]
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse_trainers(parser: argparse.ArgumentParser, remedy: str) -> argparse.Namespace:
+    """Parse the arguments of a benchmark of trainers.
+
+    Args:
+        parser: has the benchmark's own arguments, among them `-device` and `--steps`.
+        remedy: what to do instead where there is no GPU.
+    """
     parser.add_argument("trainers", nargs="*", metavar="TRAINER", help="trainers (default: one for each network)")
-    parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps (default: %(default)s)")
-    parser.add_argument(
-        "--limit", type=float, default=1800, metavar="S", help="seconds for each measurement (default: %(default)s)"
-    )
     parser.add_argument("--tiny", action="store_true", help="small patches, to try the script")
     parser.add_argument("--dry-run", action="store_true", help="print the table, and leave the page as it is")
     arguments = parser.parse_args()
-    unknown = sorted(set(arguments.trainers) - set(names))
+    unknown = sorted(set(arguments.trainers) - {entry.name for entry in TRAINERS})
     if unknown:
         parser.error(f"no trainer {', '.join(unknown)}: `nnUNetv2_ext list` shows them")
     if arguments.steps < 1:
         parser.error("--steps must be at least 1")
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: torch finds no GPU: run this where there is one, or try it with -device cpu --tiny.")
+        raise SystemExit(f"error: torch finds no GPU: run this where there is one, or {remedy}.")
+    return arguments
+
+
+def main() -> None:
+    """Measure, print, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps (default: %(default)s)")
+    parser.add_argument(
+        "--limit", type=float, default=1800, metavar="S", help="seconds for each measurement (default: %(default)s)"
+    )
+    arguments = parse_trainers(parser, "try it with -device cpu --tiny")
 
     served = {entry.name: max(entry.dims) for entry in TRAINERS}
     chosen = arguments.trainers or DEFAULT

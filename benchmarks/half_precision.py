@@ -26,17 +26,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from benchmarks.gpu import DEFAULT
+from benchmarks.gpu import DEFAULT, parse_trainers
 from benchmarks.page import write_block
 from nnunetv2_ext.architectures.geometry import Geometry
-from nnunetv2_ext.catalog import BASELINE, TRAINERS
+from nnunetv2_ext.catalog import BASELINE
 from nnunetv2_ext.demo.phantom import make_case
 from nnunetv2_ext.demo.tissues import LABELS
 from nnunetv2_ext.io.tables import format_table
 from nnunetv2_ext.planning.networks import find_trained_network
 from nnunetv2_ext.trainers.recipes import Recipe
 
-__all__ = ["autocast_of_cuda", "relative_error"]
+__all__ = ["compare", "relative_error"]
 
 ATEN = torch.ops.aten
 PRODUCTS = {
@@ -124,10 +124,10 @@ def make_slices(size: tuple[int, int], cases: int, seed: int) -> tuple[Tensor, T
     return ((image - image.mean()) / image.std())[:, None], labels
 
 
-def predict(network: nn.Module, x: Tensor) -> Tensor:
-    """Return the logits at full resolution."""
+def predict(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """Return the logits of each output, highest resolution first."""
     outputs = network(x)
-    return outputs[0] if isinstance(outputs, list | tuple) else outputs
+    return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -147,8 +147,7 @@ def train(network: nn.Module, recipe: Recipe, images: Tensor, labels: Tensor, ba
     network.train()
     for _ in range(steps):
         chosen = torch.randint(len(images), (batch_size,))
-        outputs = network(images[chosen])
-        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
+        outputs = predict(network, images[chosen])
         weights = recipe.output_weights(len(outputs)) if len(outputs) > 1 else (1.0,)
         each = [loss_of(output, labels[chosen]) for output in outputs]
         optimizer.zero_grad()
@@ -168,14 +167,14 @@ def compare(network: nn.Module, x: Tensor) -> tuple[float, float, float]:
         image of a thousandth of its standard deviation.
     """
     network.eval()
-    exact = predict(network, x)
+    exact = predict(network, x)[0]
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(2)).to(x)
-    noisy = predict(network, x + 1e-3 * x.std() * noise)
+    noisy = predict(network, x + 1e-3 * x.std() * noise)[0]
     half_precision: AbstractContextManager[Any] = (
         torch.autocast("cuda", dtype=torch.float16) if x.is_cuda else autocast_of_cuda()
     )
     with half_precision:
-        half = predict(network, x).float()
+        half = predict(network, x)[0].float()
     changed = (half.argmax(1) != exact.argmax(1)).float().mean()
     return relative_error(half, exact), float(changed), relative_error(noisy, exact)
 
@@ -222,19 +221,9 @@ def describe(device: str, steps: int, tiny: bool) -> str:
 def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("trainers", nargs="*", metavar="TRAINER", help="trainers (default: one for each network)")
     parser.add_argument("-device", choices=("cuda", "cpu"), default="cpu", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=30, help="steps of the training (default: %(default)s)")
-    parser.add_argument("--tiny", action="store_true", help="small patches, to try the script")
-    parser.add_argument("--dry-run", action="store_true", help="print the table, and leave the page as it is")
-    arguments = parser.parse_args()
-    unknown = sorted(set(arguments.trainers) - {entry.name for entry in TRAINERS})
-    if unknown:
-        parser.error(f"no trainer {', '.join(unknown)}: `nnUNetv2_ext list` shows them")
-    if arguments.steps < 1:
-        parser.error("--steps must be at least 1")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("error: torch finds no GPU: run this where there is one, or leave out -device cuda.")
+    arguments = parse_trainers(parser, "leave out -device cuda")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
     rows = []
